@@ -1,0 +1,129 @@
+"""Keyed convolution: an ordinary convolution that runs on scrambled maps (paper, section 3).
+
+Two backends compute the same thing. ``deform`` is the paper's: ``torchvision.ops.deform_conv2d``
+with the offsets of ``operators.offset``. ``gather`` uses that those offsets are whole numbers:
+reorder the positions, convolve natively, reorder again. It never interpolates, runs at close to
+the speed of an ordinary convolution, and in every dtype that one has.
+"""
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+from operators.gather import check_key, invert, reorder, resolve_backend
+from operators.offset import Size, output_size, pair, sampling_offsets
+
+
+def keyed_conv2d_deform(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    offset: Tensor,
+    stride: Size = 1,
+    padding: Size = 0,
+    dilation: Size = 1,
+) -> Tensor:
+    """Keyed convolution by deformable convolution: the reference.
+
+    Runs outside autocast in float32, or float64 for float64 input: whole numbers are exact in
+    bfloat16 only to 256 and in float16 to 2048, and offsets exceed that. The result has the dtype
+    an ordinary convolution would give.
+
+    Shape: ``x`` ``(N, C_in, H, W)``, ``weight`` ``(C_out, C_in / groups, kh, kw)``, ``bias``
+    ``(C_out,)``, ``offset`` ``(2*kh*kw, H_out, W_out)``, result ``(N, C_out, H_out, W_out)``.
+    """
+    device = x.device.type
+    exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+    autocast = torch.is_autocast_enabled(device) and exact == torch.float32
+    result_dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+    with torch.autocast(device, enabled=False):
+        y = deform_conv2d(
+            x.to(exact),
+            offset.to(exact).expand(x.shape[0], -1, -1, -1),  # one key for the whole batch
+            weight.to(exact),
+            None if bias is None else bias.to(exact),
+            stride,
+            padding,
+            dilation,
+        )
+    return y.to(result_dtype)
+
+
+class KeyedConv2d(nn.Conv2d):
+    """A convolution whose input and output maps are scrambled, each under its own key.
+
+    Convention: with ``x[.., m]`` the natural input, this layer takes ``x[.., in_key[p]]`` at
+    position ``p`` and returns ``y[.., out_key[q]]`` at ``q``, where ``y`` is what ``nn.Conv2d``
+    with the same parameters makes of ``x``. Zero padding only. Parameters are those of
+    ``nn.Conv2d``; keys and offsets are non-persistent buffers and never enter a ``state_dict``.
+
+    Shape: ``(N, C_in, H, W)`` -> ``(N, C_out, *output_size)``, any ``N``, 0 included.
+
+    Args:
+        image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
+        in_key: key of the input, a permutation of ``0..H*W-1``.
+        out_key: key of the output, a permutation of ``0..H_out*W_out-1``.
+        backend: ``deform``, ``gather``, or ``auto`` for the faster one.
+
+    Raises:
+        ValueError: geometry out of range, keys that do not fit it, an unknown backend, or an
+            input whose map is not of ``image_size``.
+
+    Example:
+        >>> key = torch.randperm(64)
+        >>> layer = KeyedConv2d(3, 4, 3, padding=1, image_size=8, in_key=key, out_key=key)
+        >>> layer(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 4, 8, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        image_size: Size,
+        in_key: Tensor,
+        out_key: Tensor,
+        backend: str = "auto",
+    ) -> None:
+        backend = resolve_backend(backend)
+        image_size = pair(image_size, "image_size", minimum=1)
+        geometry = (image_size, kernel_size, stride, padding, dilation)
+        out_size = output_size(*geometry)
+        in_key = check_key(in_key, image_size, "in_key")
+        out_key = check_key(out_key, out_size, "out_key")
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+        )
+        self.image_size, self.output_size, self.backend = image_size, out_size, backend
+        self.register_buffer("in_key", in_key, persistent=False)
+        self.register_buffer("out_key", out_key, persistent=False)
+        if backend == "gather":
+            self.register_buffer("in_inverse", invert(in_key), persistent=False)
+            self.register_buffer("out_inverse", invert(out_key), persistent=False)
+        else:
+            # Integers, because .half() and .bfloat16() would round a floating-point buffer.
+            offset = sampling_offsets(in_key, out_key, *geometry).to(torch.int32)
+            self.register_buffer("offset", offset, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or tuple(x.shape[2:]) != self.image_size:
+            raise ValueError(
+                f"input must have shape (N, {self.in_channels}, {self.image_size[0]}, "
+                f"{self.image_size[1]}) for this key, got {tuple(x.shape)}"
+            )
+        if self.backend == "deform":
+            return keyed_conv2d_deform(
+                x, self.weight, self.bias, self.offset, self.stride, self.padding, self.dilation
+            )
+        natural = reorder(x, self.in_inverse, self.in_key)
+        return reorder(super().forward(natural), self.out_key, self.out_inverse)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, image_size={self.image_size}, backend={self.backend}"

@@ -1,0 +1,224 @@
+"""Keyed max and average pooling: ordinary pooling on scrambled maps (paper, section 3).
+
+Each output position looks up the taps of its window through the keys (``operators.offset``). Two
+backends, as for the convolution: ``deform`` gathers the windows ``(N, C, Q, K)`` and reduces them,
+``gather`` reorders the positions around torch's own pooling. Unlike a convolution's, padded taps
+count for nothing in a maximum, and in an average as ``count_include_pad`` says.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from operators.gather import check_key, invert, reorder, resolve_backend
+from operators.offset import PADDED, Size, keyed_taps, ordinary_taps, output_size, pair
+
+
+def gather_windows(x: Tensor, taps: Tensor, fill: float) -> Tensor:
+    """The windows of a scrambled map: ``(N, C, H, W)`` and taps ``(Q, K)`` -> ``(N, C, Q, K)``.
+
+    Padded taps hold ``fill``.
+    """
+    windows = x.flatten(2)[:, :, taps.clamp(min=0)]
+    return windows.masked_fill(taps == PADDED, fill)
+
+
+def average_divisor(
+    image_size: tuple[int, int],
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+) -> Tensor:
+    """What torch divides each window of an average by, at natural positions; int64 ``(Q,)``.
+
+    Taps in the padding count if ``count_include_pad``; the overhang that ceil_mode adds beyond the
+    padding never does.
+    """
+    y, x = ordinary_taps(image_size, kernel_size, stride, padding, 1, ceil_mode)
+    margin = padding if count_include_pad else (0, 0)
+    row, column = (
+        (at >= -p) & (at < n + p) for at, n, p in zip((y, x), image_size, margin, strict=True)
+    )
+    return (row & column).sum(1)
+
+
+class _KeyedPool2d(nn.Module):
+    """What the two poolings share: geometry, keys, index tables and the check of the input."""
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None,
+        padding: Size,
+        dilation: Size,
+        ceil_mode: bool,
+        image_size: Size,
+        in_key: Tensor,
+        out_key: Tensor,
+        backend: str,
+    ) -> None:
+        super().__init__()
+        self.backend = resolve_backend(backend)
+        self.kernel_size = pair(kernel_size, "kernel_size", minimum=1)
+        self.stride = pair(self.kernel_size if stride is None else stride, "stride", minimum=1)
+        self.padding = pair(padding, "padding", minimum=0)
+        self.dilation = pair(dilation, "dilation", minimum=1)
+        self.ceil_mode = ceil_mode
+        self.image_size = pair(image_size, "image_size", minimum=1)
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
+            raise ValueError(
+                f"padding must be at most half of kernel_size {self.kernel_size}, "
+                f"got {self.padding}"
+            )
+        geometry = (
+            self.image_size,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            ceil_mode,
+        )
+        self.output_size = output_size(*geometry)
+        in_key = check_key(in_key, self.image_size, "in_key")
+        out_key = check_key(out_key, self.output_size, "out_key")
+        self.register_buffer("in_key", in_key, persistent=False)
+        self.register_buffer("out_key", out_key, persistent=False)
+        if self.backend == "gather":
+            self.register_buffer("in_inverse", invert(in_key), persistent=False)
+            self.register_buffer("out_inverse", invert(out_key), persistent=False)
+        else:
+            self.register_buffer("taps", keyed_taps(in_key, out_key, *geometry), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or tuple(x.shape[2:]) != self.image_size:
+            raise ValueError(
+                f"input must have shape (N, C, {self.image_size[0]}, {self.image_size[1]}) "
+                f"for this key, got {tuple(x.shape)}"
+            )
+        if self.backend == "deform":
+            return self._pool_windows(x).unflatten(2, self.output_size)
+        natural = reorder(x, self.in_inverse, self.in_key)
+        return reorder(self._pool(natural), self.out_key, self.out_inverse)
+
+    def _pool_windows(self, x: Tensor) -> Tensor:
+        """Pool the gathered windows: ``(N, C, H, W)`` -> ``(N, C, Q)``."""
+        raise NotImplementedError
+
+    def _pool(self, natural: Tensor) -> Tensor:
+        """Torch's own pooling of a map in natural order."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
+            f"ceil_mode={self.ceil_mode}, image_size={self.image_size}, backend={self.backend}"
+        )
+
+
+class KeyedMaxPool2d(_KeyedPool2d):
+    """Max pooling between scrambled maps, each under its own key.
+
+    Convention: as ``KeyedConv2d``. Padded taps are ignored. Among equal maxima the gradient goes to
+    the first in tap order, as in ``nn.MaxPool2d``.
+
+    Shape: ``(N, C, H, W)`` -> ``(N, C, *output_size)``.
+
+    Args:
+        image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
+        in_key: key of the input, a permutation of ``0..H*W-1``.
+        out_key: key of the output, a permutation of ``0..H_out*W_out-1``.
+        backend: ``deform``, ``gather``, or ``auto`` for the faster one.
+
+    Raises:
+        ValueError: as ``KeyedConv2d``; padding above half of kernel_size.
+    """
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        ceil_mode: bool = False,
+        *,
+        image_size: Size,
+        in_key: Tensor,
+        out_key: Tensor,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            kernel_size, stride, padding, dilation, ceil_mode, image_size, in_key, out_key, backend
+        )
+
+    def _pool_windows(self, x: Tensor) -> Tensor:
+        # max, not amax: amax would share the gradient among equal maxima.
+        return gather_windows(x, self.taps, fill=-torch.inf).max(-1).values
+
+    def _pool(self, natural: Tensor) -> Tensor:
+        return F.max_pool2d(
+            natural, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
+        )
+
+
+class KeyedAvgPool2d(_KeyedPool2d):
+    """Average pooling between scrambled maps, each under its own key.
+
+    Convention: as ``KeyedConv2d``; ``ceil_mode``, ``count_include_pad`` and ``divisor_override`` as
+    in ``nn.AvgPool2d``.
+
+    Shape: ``(N, C, H, W)`` -> ``(N, C, *output_size)``.
+
+    Args:
+        divisor_override: divide every window's sum by this, not by its number of taps.
+        image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
+        in_key: key of the input, a permutation of ``0..H*W-1``.
+        out_key: key of the output, a permutation of ``0..H_out*W_out-1``.
+        backend: ``deform``, ``gather``, or ``auto`` for the faster one.
+
+    Raises:
+        ValueError: as ``KeyedMaxPool2d``; ``divisor_override`` of zero.
+    """
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Size = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+        *,
+        image_size: Size,
+        in_key: Tensor,
+        out_key: Tensor,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(
+            kernel_size, stride, padding, 1, ceil_mode, image_size, in_key, out_key, backend
+        )
+        if divisor_override == 0:
+            raise ValueError(f"divisor_override must not be zero, got {divisor_override}")
+        self.count_include_pad = count_include_pad
+        self.divisor_override = divisor_override
+        if self.backend == "deform":
+            geometry = (self.image_size, self.kernel_size, self.stride, self.padding)
+            divisor = average_divisor(*geometry, ceil_mode, count_include_pad)
+            if divisor_override is not None:
+                divisor.fill_(divisor_override)
+            self.register_buffer("divisor", divisor[self.out_key.cpu()], persistent=False)
+
+    def _pool_windows(self, x: Tensor) -> Tensor:
+        return gather_windows(x, self.taps, fill=0.0).sum(-1) / self.divisor.to(x.dtype)
+
+    def _pool(self, natural: Tensor) -> Tensor:
+        return F.avg_pool2d(
+            natural,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )
