@@ -2,7 +2,7 @@
 
 Thirteen 3x3 convolutions in five blocks, each block closed by 2x2 max pooling, then a
 512-4096-4096-num_classes head with dropout. Parameter names (``conv1``..``conv13``, ``bcn1``..
-``bcn13``, ``classifier.0/3/6``) are those of the published implementation, so its weights load here.
+``bcn13``, ``classifier.0/3/6``) are those of the published implementation: its weights load here.
 The keyed twin is built from this same description by ``models.key_network``.
 
 Architecture: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image

@@ -1,0 +1,136 @@
+"""From uint8 images to the network's input, a batch at a time, on the device that holds them.
+
+Everything random about an epoch (the order of the images and each one's crop, flip and rotation) is
+drawn at its start from (seed, epoch) alone. A run that is resumed in the middle of an epoch, or
+divided among processes, therefore sees the very same batches.
+
+The order of the steps is the paper's (section 2): the camera sees an augmented picture, scrambles
+it, and the network normalises what it receives.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from utils.recipe import Recipe
+
+
+def derive_seed(*numbers: int) -> int:
+    """A 64-bit seed that depends on every one of ``numbers``; for independent random streams."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """What happens to the N images of one epoch; all fields are ``(N,)``.
+
+    Attributes:
+        order: index of the image that comes first, second, ...
+        shift_y, shift_x: where the crop starts in the padded image, in pixels, 0..2*crop.
+        flip: whether it is mirrored left to right.
+        angle: rotation in degrees, counter-clockwise.
+    """
+
+    order: torch.Tensor
+    shift_y: torch.Tensor
+    shift_x: torch.Tensor
+    flip: torch.Tensor
+    angle: torch.Tensor
+
+    def part(self, selection: slice) -> "EpochPlan":
+        """The plan of the images at these places in the order."""
+        return EpochPlan(
+            self.order[selection],
+            self.shift_y[selection],
+            self.shift_x[selection],
+            self.flip[selection],
+            self.angle[selection],
+        )
+
+
+def plan_epoch(count: int, recipe: Recipe, seed: int, epoch: int) -> EpochPlan:
+    """Draw the plan of one epoch over ``count`` images from ``(seed, epoch)``."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
+    order = torch.randperm(count, generator=generator)
+    shifts = torch.randint(2 * recipe.crop + 1, (2, count), generator=generator)
+    flip = torch.rand(count, generator=generator) < (0.5 if recipe.flip else 0.0)
+    angle = (2 * torch.rand(count, generator=generator) - 1) * recipe.rotation
+    return EpochPlan(order, shifts[0], shifts[1], flip, angle)
+
+
+def augment(images: torch.Tensor, plan: EpochPlan, crop: int) -> torch.Tensor:
+    """Crop with zero padding, flip and rotate each image by its own parameters.
+
+    Args:
+        images: uint8 ``(N, C, H, W)``.
+        plan: the plan of these N images, on the images' device or on the CPU.
+        crop: zero padding on each side before the crop, in pixels.
+
+    Returns:
+        uint8 ``(N, C, H, W)``. Rotation takes the nearest pixel and fills with 0, as
+        ``torchvision.transforms.RandomRotation`` does by default.
+    """
+    n, _, height, width = images.shape
+    device = images.device
+    rows = torch.arange(height, device=device) + plan.shift_y.to(device)[:, None]  # (N, H)
+    columns = torch.arange(width, device=device).expand(n, width)
+    columns = torch.where(plan.flip.to(device)[:, None], columns.flip(1), columns)
+    columns = columns + plan.shift_x.to(device)[:, None]  # (N, W)
+    padded = F.pad(images, (crop, crop, crop, crop)).permute(0, 2, 3, 1)  # (N, H+2c, W+2c, C)
+    index = torch.arange(n, device=device)[:, None, None]
+    cropped = padded[index, rows[:, :, None], columns[:, None, :]]  # (N, H, W, C)
+    cropped = cropped.permute(0, 3, 1, 2)
+    return _rotate(cropped, plan.angle.to(device)) if bool(plan.angle.any()) else cropped
+
+
+def _rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
+    height, width = images.shape[-2:]
+    cos, sin = torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))
+    zero = torch.zeros_like(cos)
+    # rows of the 2x3 matrices from output (x, y) to input (x, y) in [-1, 1]; (N, 2, 3)
+    theta = torch.stack(
+        [
+            torch.stack([cos, -sin * (height / width), zero], 1),
+            torch.stack([sin * (width / height), cos, zero], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(images.dtype)
+
+
+class Preprocess(nn.Module):
+    """uint8 images to network input: scramble if asked, scale to [0, 1], normalise per channel.
+
+    Shape: ``(N, 3, H, W)`` uint8 to ``(N, 3, H, W)`` float32.
+
+    Args:
+        mean, std: per-channel statistics of pixel values in [0, 1].
+        scramble: maps uint8 ``(N, 3, H, W)`` to the same shape, or None for plain images.
+        channels_last: memory format of the result.
+    """
+
+    def __init__(
+        self,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        scramble: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(3, 1, 1)), persistent=False)
+        self.register_buffer(
+            "shift", -torch.tensor(mean).view(3, 1, 1) / torch.tensor(std).view(3, 1, 1), False
+        )
+        self.scramble = scramble
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.scramble is not None:
+            images = self.scramble(images)
+        pixels = images.float().contiguous(memory_format=self.memory_format)
+        return torch.addcmul(self.shift, pixels, self.scale)

@@ -1,0 +1,176 @@
+"""Checkpoints: one documented dictionary, written atomically, loaded without running any code.
+
+A checkpoint is a dictionary of tensors and plain values, so that ``torch.load(weights_only=True)``
+reads it. Fields of format 1:
+
+    format        1
+    net           name of the network in the registry
+    data          name, classes, mean, std and image_size of the data set it was trained on
+    key           fingerprint of the key that scrambled the training images, or None; never the key
+    recipe        the training recipe, field by field
+    train_seed    seed of initial weights, order and augmentation
+    model         state_dict of the network; the plain and the keyed network have the same
+    averaged      state_dict of the moving average of the weights, or None
+    optimizer     state of the optimizer
+    progress      where training stands: finished epochs, and steps and running sums of the current
+    history       metrics of every finished epoch
+    record        the record of the run, as in run.json
+    sha256        digest of everything above
+"""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from utils.cli import UserError
+from utils.files import sync_folder, write_atomically
+
+FORMAT = 1
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+
+def digest(value: object) -> str:
+    """SHA-256 over a tree of dictionaries, sequences, tensors and plain values, in hex."""
+    sha = hashlib.sha256()
+
+    def feed(item: object) -> None:
+        if isinstance(item, torch.Tensor):
+            sha.update(f"tensor {item.dtype} {tuple(item.shape)}\0".encode())
+            sha.update(item.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        elif isinstance(item, dict):
+            sha.update(f"dict {len(item)}\0".encode())
+            for key, entry in item.items():
+                sha.update(f"{key!r}\0".encode())
+                feed(entry)
+        elif isinstance(item, list | tuple):
+            sha.update(f"list {len(item)}\0".encode())
+            for entry in item:
+                feed(entry)
+        else:
+            sha.update(f"{item!r}\0".encode())
+
+    feed(value)
+    return sha.hexdigest()
+
+
+def save(path: Path, state: dict) -> None:
+    """Write a checkpoint atomically: the file is the old one or the new one, never half of one.
+
+    Args:
+        path: where to; its folder must exist.
+        state: the fields above without ``format`` and ``sha256``, which are added.
+
+    Raises:
+        UserError: if it cannot be written, a full disk included; ``path`` is then as it was.
+    """
+    state = {"format": FORMAT, **state}
+    state["sha256"] = digest(state)
+    try:
+        write_atomically(path, lambda file: torch.save(state, file))
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise UserError(f"{path}: cannot be written ({error})") from error
+
+
+def save_last(folder: Path, state: dict) -> None:
+    """Write ``last.pt`` and keep the one before it as ``previous.pt``.
+
+    Raises:
+        UserError: as ``save``; what was there before is still there.
+    """
+    new = folder / "next.pt"
+    save(new, state)
+    if (folder / LAST).exists():
+        (folder / LAST).replace(folder / PREVIOUS)
+    new.replace(folder / LAST)
+    sync_folder(folder)
+
+
+def read(path: Path) -> dict:
+    """Load a checkpoint of ours, verified, or a bare ``state_dict``; runs no code.
+
+    Raises:
+        UserError: if it is missing, damaged, of another format, or holds anything but data.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: is a folder; expected a file of weights") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: refused, not a file of weights only (it holds code or is not a checkpoint)"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: damaged or not a checkpoint{_instead(path)}") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds a {type(state).__name__}; expected a dictionary of tensors")
+    if "format" in state:
+        _verify(path, state)
+    return state
+
+
+def _verify(path: Path, state: dict) -> None:
+    if state["format"] != FORMAT:
+        raise UserError(f"{path}: checkpoint format {state['format']!r}; expected {FORMAT}")
+    unsigned = {name: value for name, value in state.items() if name != "sha256"}
+    if state.get("sha256") != digest(unsigned):
+        raise UserError(f"{path}: damaged, its content does not match its hash{_instead(path)}")
+
+
+def _instead(path: Path) -> str:
+    other = path.with_name(PREVIOUS)
+    return f"; use {other} instead" if path.name != PREVIOUS and other.exists() else ""
+
+
+def weights_of(state: dict) -> dict[str, torch.Tensor]:
+    """The weights to use: of a checkpoint the averaged ones where it has them, else its model's.
+
+    A bare ``state_dict`` is returned as it is, without the ``module.`` prefix of parallel training.
+    """
+    if "format" in state:
+        return state["averaged"] or state["model"]
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def load_weights(net: nn.Module, state: dict, source: Path) -> None:
+    """Load what ``read`` returned into a network, strictly.
+
+    Raises:
+        UserError: naming the first tensor that does not fit, and both shapes.
+    """
+    weights = weights_of(state)
+    expected = net.state_dict()
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise UserError(f"{source}: no tensor {name!r}; weights of another architecture?")
+        if not isinstance(weights[name], torch.Tensor):
+            raise UserError(f"{source}: {name!r} is not a tensor")
+        if weights[name].shape != tensor.shape:
+            raise UserError(
+                f"{source}: {name!r} has shape {tuple(weights[name].shape)}; "
+                f"the network's is {tuple(tensor.shape)}"
+            )
+    for name in weights:
+        if name not in expected:
+            raise UserError(
+                f"{source}: unexpected tensor {name!r}; weights of another architecture?"
+            )
+    net.load_state_dict(weights, strict=True)
+
+
+def newest(root: Path, net: str) -> Path:
+    """The ``last.pt`` of the newest run of ``net`` below ``root``.
+
+    Raises:
+        UserError: if there is none.
+    """
+    runs = sorted((root / net).glob("*/")) if (root / net).is_dir() else []
+    for run in reversed(runs):
+        for name in (LAST, PREVIOUS):
+            if (run / name).exists():
+                return run / name
+    raise UserError(f"{root / net}: no run with a checkpoint; give one with -weights PATH")

@@ -1,0 +1,159 @@
+"""Data sets as tensors: every image of a split in one uint8 tensor, with labels and class names.
+
+``cifar10`` and ``cifar100`` come from torchvision's files, from a tree of class folders
+(``train/<class>/*``, ``test/<class>/*``) or from a download; ``shapes10`` is drawn by the project.
+The normalisation constants of the CIFAR sets are those of the published code.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from utils.cli import UserError
+from utils.image_tree import load_tree
+from utils.shapes import SHAPES10_CLASSES, shapes10
+
+DEFAULT_DATA_DIR = Path(__file__).resolve().parents[1] / "data"
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is known of a data set before it is loaded.
+
+    ``mean`` and ``std`` are per channel, of pixel values in [0, 1]. ``classes`` are the expected
+    class names in label order, or None where the files name them.
+    """
+
+    num_classes: int
+    image_size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    classes: tuple[str, ...] | None = None
+
+
+DATASETS = {
+    "cifar10": DatasetSpec(
+        num_classes=10,
+        image_size=(32, 32),
+        mean=(0.49139968, 0.48215827, 0.44653124),
+        std=(0.24703233, 0.24348505, 0.26158768),
+        classes=(
+            *("airplane", "automobile", "bird", "cat", "deer"),
+            *("dog", "frog", "horse", "ship", "truck"),
+        ),
+    ),
+    "cifar100": DatasetSpec(
+        num_classes=100,
+        image_size=(32, 32),
+        mean=(0.50707516, 0.48654887, 0.44091784),
+        std=(0.26733429, 0.25643846, 0.27615047),
+    ),
+    "shapes10": DatasetSpec(
+        num_classes=10,
+        image_size=(32, 32),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        classes=SHAPES10_CLASSES,
+    ),
+}
+
+_TORCHVISION = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split in memory.
+
+    Attributes:
+        images: uint8, ``(N, 3, H, W)``.
+        labels: int64, ``(N,)``.
+        classes: class names in label order.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, index: torch.Tensor) -> "ImageSet":
+        """The images at ``index``, ``(M,)``."""
+        return ImageSet(self.images[index], self.labels[index], self.classes)
+
+
+def load_split(name: str, split: str, data_dir: Path | None = None) -> ImageSet:
+    """Load one split of a data set.
+
+    Args:
+        name: a key of ``DATASETS``.
+        split: ``train`` or ``test``.
+        data_dir: the folder that holds the data set: torchvision's files, a tree of class folders,
+            or a folder of the data set's name with either. None means ``data/`` in the repository,
+            into which a missing CIFAR set is downloaded.
+
+    Raises:
+        UserError: if there is no such data set in ``data_dir``, or it cannot be read or downloaded.
+    """
+    if name == "shapes10":
+        return ImageSet(*shapes10(split), SHAPES10_CLASSES)
+    spec = DATASETS[name]
+    for folder in _places(name, data_dir):
+        if (folder / _TORCHVISION[name].base_folder).is_dir():
+            return _from_torchvision(name, split, folder, download=False)
+        if (folder / split).is_dir():
+            return ImageSet(*load_tree(folder / split, spec.image_size, _class_names(name)))
+    if data_dir is not None:
+        raise UserError(
+            f"-data_dir {data_dir}: no {name} there; expected {_TORCHVISION[name].base_folder}/ "
+            f"or {split}/<class>/<image>"
+        )
+    return _from_torchvision(name, split, DEFAULT_DATA_DIR, download=True)
+
+
+def _places(name: str, data_dir: Path | None) -> tuple[Path, ...]:
+    root = DEFAULT_DATA_DIR if data_dir is None else data_dir
+    if data_dir is not None and not root.is_dir():
+        raise UserError(f"-data_dir {root}: no such folder")
+    return (root, root / name)
+
+
+def _class_names(name: str) -> tuple[str, ...] | int:
+    return DATASETS[name].classes or DATASETS[name].num_classes
+
+
+def _from_torchvision(name: str, split: str, root: Path, download: bool) -> ImageSet:
+    try:
+        files = _TORCHVISION[name](root, train=split == "train", download=download)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = "cannot be downloaded" if download else f"cannot be read from {root}"
+        raise UserError(
+            f"{name} {reason} ({error}); give a folder that holds it with -data_dir, "
+            "or use the built-in -dataset shapes10"
+        ) from error
+    images = torch.from_numpy(np.ascontiguousarray(files.data.transpose(0, 3, 1, 2)))
+    return ImageSet(images, torch.tensor(files.targets), tuple(files.classes))
+
+
+def hold_out(data: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Split a training set into training and validation images, each class in the same proportion.
+
+    Args:
+        data: the training set, ``N`` images.
+        fraction: share of each class that is held out, in (0, 1); at least one image per class.
+        seed: decides which ones.
+
+    Returns:
+        The remaining training set and the validation set.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    held = torch.zeros(len(data), dtype=torch.bool)
+    for label in range(len(data.classes)):
+        members = (data.labels == label).nonzero().flatten()
+        taken = torch.randperm(len(members), generator=generator)
+        held[members[taken[: max(1, round(fraction * len(members)))]]] = True
+    return data.subset(~held), data.subset(held)

@@ -1,0 +1,48 @@
+"""Logits and accuracy of a network over a whole data set, every image counted exactly once."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from utils.data import ImageSet
+
+
+def autocast(device: torch.device, enabled: bool) -> torch.autocast:
+    """bfloat16 autocast for a device, or nothing when not enabled."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+def logits_in_batches(
+    net: nn.Module,
+    preprocess: nn.Module,
+    data: ImageSet,
+    batch_size: int,
+    device: torch.device,
+    amp: bool = False,
+) -> Iterator[torch.Tensor]:
+    """Yield the float32 logits ``(n, num_classes)`` of consecutive batches, on the CPU.
+
+    The network is put into evaluation mode and back into the mode it was in.
+
+    Args:
+        net: maps ``(n, 3, H, W)`` to logits.
+        preprocess: maps uint8 images on ``device`` to the network's input.
+        data: the images, N of them; the last batch may be smaller.
+        batch_size: images a batch.
+        device: where the network is.
+        amp: run under bfloat16 autocast.
+    """
+    training = net.training
+    net.eval()
+    try:
+        with torch.inference_mode(), autocast(device, amp):
+            for images in data.images.split(batch_size):
+                yield net(preprocess(images.to(device))).float().cpu()
+    finally:
+        net.train(training)
+
+
+def count_correct(logits: torch.Tensor, labels: torch.Tensor) -> int:
+    """How many rows of ``logits`` ``(N, num_classes)`` have their maximum at the label ``(N,)``."""
+    return int((logits.argmax(1) == labels).sum())

@@ -1,0 +1,109 @@
+"""Flags that several scripts share, each written once: its name, default, unit and help."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import models
+from operators import ImageScrambler
+from utils import cli
+from utils.cli import Parser, UserError
+from utils.data import DATASETS
+from utils.recipe import OPTIMIZERS, PRESETS, SCHEDULES, Recipe
+
+RECIPE_FLAGS = {
+    "epochs": ("-epochs", cli.positive_int, "epochs to train"),
+    "batch_size": ("-b", cli.positive_int, "images per step"),
+    "lr": ("-lr", cli.positive_float, "peak learning rate of SGD"),
+    "warm": ("-warm", cli.non_negative_float, "warm-up: epochs of linear rise to the peak rate"),
+    "optimizer": (
+        "-optimizer",
+        OPTIMIZERS,
+        "sgd, or muon for the convolutions and sgd for the rest",
+    ),
+    "muon_lr": ("-muon_lr", cli.positive_float, "peak learning rate of Muon"),
+    "momentum": ("-momentum", cli.fraction, "momentum of SGD"),
+    "nesterov": ("-nesterov", cli.switch, "Nesterov's form of momentum"),
+    "weight_decay": ("-weight_decay", cli.non_negative_float, "weight decay of SGD"),
+    "schedule": ("-schedule", SCHEDULES, "learning rate after the warm-up"),
+    "gamma": ("-gamma", cli.positive_float, "factor at each milestone of the multistep schedule"),
+    "label_smoothing": ("-label_smoothing", cli.fraction, "label smoothing"),
+    "ema": ("-ema", cli.fraction, "decay per step of the averaged weights; 0 for no average"),
+    "clip": ("-clip", cli.non_negative_float, "largest gradient norm; 0 for no clipping"),
+    "crop": ("-crop", cli.count, "zero padding in pixels before the random crop"),
+    "flip": ("-flip", cli.switch, "mirror half of the images"),
+    "rotation": ("-rotation", cli.non_negative_float, "largest random rotation in degrees"),
+    "amp": ("-amp", cli.switch, "bfloat16 autocast"),
+    "channels_last": ("-channels_last", cli.switch, "channels_last memory format"),
+    "compile": ("-compile", cli.switch, "torch.compile, which needs a C++ compiler on a CPU"),
+}
+
+
+def add_recipe(parser: Parser, preset: str) -> None:
+    """Add ``-preset``, and a flag for each field of a recipe that can be overridden."""
+    group = parser.add_argument_group("recipe", "the preset, and flags that override it")
+    group.add_argument("-preset", choices=PRESETS, default=preset, help="training recipe")
+    for name, (flag, kind, text) in RECIPE_FLAGS.items():
+        values = ", ".join(f"{p}: {_shown(getattr(r, name))}" for p, r in PRESETS.items())
+        options = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
+        if kind is cli.switch:
+            options |= {"nargs": "?", "const": True, "metavar": "on|off"}
+        group.add_argument(flag, dest=name, default=None, help=f"{text} ({values})", **options)
+
+
+def _shown(value: object) -> object:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def recipe_from(args) -> Recipe:
+    """The preset of ``args`` with the fields that were given as flags."""
+    given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
+    return replace(PRESETS[args.preset], **{n: v for n, v in given.items() if v is not None})
+
+
+def add_network(parser: Parser, net: str = "vgg16") -> None:
+    """Add ``-net``."""
+    parser.add_argument("-net", choices=models.names(), default=net, help="network")
+
+
+def add_data(parser: Parser) -> None:
+    """Add ``-dataset`` and ``-data_dir``."""
+    parser.add_argument(
+        "-dataset", choices=DATASETS, default="cifar10", help="data set; shapes10 is built in"
+    )
+    parser.add_argument(
+        "-data_dir",
+        type=Path,
+        default=None,
+        help="folder of the data set: torchvision's files or <split>/<class>/<image>; "
+        "default: data/ in the repository, into which CIFAR is downloaded",
+    )
+
+
+def add_key(parser: Parser) -> None:
+    """Add ``-seed``."""
+    parser.add_argument(
+        "-seed",
+        type=cli.seed,
+        default=None,
+        help=f"the key, as a seed in 0..{cli.MAX_SEED}; default: a fresh key for this run",
+    )
+
+
+def add_device(parser: Parser) -> None:
+    """Add ``-gpu``."""
+    parser.add_argument("-gpu", action="store_true", help="run on a CUDA GPU instead of the CPU")
+
+
+def scrambler_from(args, image_size: tuple[int, int]) -> ImageScrambler:
+    """The scrambler of the key that ``args`` names, or of a fresh one."""
+    return ImageScrambler(image_size, seed=args.seed)
+
+
+def existing_file(path: Path | None, flag: str) -> None:
+    """Refuse a path that is not a file.
+
+    Raises:
+        UserError: naming the flag and the path.
+    """
+    if path is not None and not path.is_file():
+        raise UserError(f"{flag} {path}: no such file")

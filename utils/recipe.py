@@ -1,0 +1,95 @@
+"""Training recipes: every number that decides how a network is trained, and the named presets.
+
+``published`` is the paper's recipe (section 3). ``fast`` reaches a comparable accuracy in a few
+epochs on a CPU. A preset is a starting point: any field can be replaced by the flag of its name.
+"""
+
+import math
+from dataclasses import dataclass
+
+OPTIMIZERS = ("sgd", "muon")
+SCHEDULES = ("multistep", "onecycle", "cosine")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. Milestones are fractions of the run, so they scale with ``epochs``.
+
+    ``muon_lr`` is the step of the convolution weights under ``optimizer="muon"``; all other
+    parameters are then trained by SGD with ``lr``, as they are under ``optimizer="sgd"``.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    warm: float
+    optimizer: str = "sgd"
+    muon_lr: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    schedule: str = "multistep"
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.2
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    clip: float = 0.0
+    crop: int = 4
+    flip: bool = True
+    rotation: float = 0.0
+    amp: bool = False
+    channels_last: bool = False
+    compile: bool = False
+
+
+PRESETS = {
+    "published": Recipe(
+        epochs=200, batch_size=128, lr=0.1, warm=1, milestones=(0.3, 0.6, 0.8), rotation=15.0
+    ),
+    "fast": Recipe(
+        epochs=20,
+        batch_size=256,
+        lr=0.05,
+        warm=3,
+        optimizer="muon",
+        nesterov=True,
+        schedule="onecycle",
+        label_smoothing=0.1,
+        amp=True,
+        channels_last=True,
+    ),
+    "preresnet": Recipe(
+        epochs=164,
+        batch_size=128,
+        lr=0.1,
+        warm=0,
+        weight_decay=1e-4,
+        milestones=(81 / 164, 122 / 164),
+        gamma=0.1,
+    ),
+}
+
+
+def lr_factor(recipe: Recipe, epoch: float) -> float:
+    """The learning rate at a moment of the run, as a share of the recipe's.
+
+    Rises linearly from 0 to 1 over ``warm`` epochs; after that ``multistep`` multiplies by
+    ``gamma`` at every milestone, ``onecycle`` falls linearly to 0 and ``cosine`` along half a
+    cosine.
+
+    Args:
+        recipe: the recipe.
+        epoch: epochs done so far, with the share of the current one; 0 at the start.
+
+    Example:
+        >>> lr_factor(PRESETS["published"], 60.0), lr_factor(PRESETS["published"], 0.5)
+        (0.2, 0.5)
+    """
+    if epoch < recipe.warm:
+        return epoch / recipe.warm
+    if recipe.schedule == "multistep":
+        # at whole epochs, as published; the slack undoes the rounding of 81 / 164 * 164
+        passed = sum(int(epoch) + 1e-6 >= share * recipe.epochs for share in recipe.milestones)
+        return recipe.gamma**passed
+    left = max(0.0, recipe.epochs - epoch) / max(recipe.epochs - recipe.warm, 1e-12)
+    return left if recipe.schedule == "onecycle" else (1 - math.cos(math.pi * left)) / 2

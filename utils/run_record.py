@@ -1,0 +1,89 @@
+"""The record of a run: ``run.json`` says what was run, where, with what, and how it went.
+
+Tables are generated from these files. A key is recorded by its fingerprint only.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+
+from utils.cli import UserError
+from utils.files import write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+SECRET_FLAGS = ("-seed", "-key")
+
+
+def public_command(argv: list[str] | None = None) -> str:
+    """The command line with the values of ``-seed`` and ``-key`` left out."""
+    words = list(sys.argv if argv is None else argv)
+    shown = [Path(words[0]).name]
+    for word, before in zip(words[1:], words, strict=False):
+        flag, assigned, _ = word.partition("=")
+        if before in SECRET_FLAGS:
+            word = "***"
+        elif assigned and flag in SECRET_FLAGS:
+            word = f"{flag}=***"
+        shown.append(word)
+    return " ".join(shown)
+
+
+def environment() -> dict:
+    """Versions, hardware and the commit of the code, for the record of a run."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "commit": _commit(),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file atomically.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    content = (json.dumps(value, indent=2) + "\n").encode()
+    try:
+        write_atomically(path, lambda file: file.write(content))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _commit() -> str | None:
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
