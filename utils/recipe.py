@@ -47,8 +47,8 @@ PRESETS = {
         epochs=200, batch_size=128, lr=0.1, warm=1, milestones=(0.3, 0.6, 0.8), rotation=15.0
     ),
     "fast": Recipe(
-        epochs=20,
-        batch_size=256,
+        epochs=14,
+        batch_size=512,
         lr=0.05,
         warm=3,
         optimizer="muon",
