@@ -8,6 +8,7 @@ from torch import nn
 from models.vgg import VGG16
 from operators import ImageScrambler
 
+KEYED_SUFFIX = "_permuted"
 _PLAIN = {"vgg16": VGG16}
 
 
@@ -16,8 +17,13 @@ def names() -> tuple[str, ...]:
     return tuple(_PLAIN)
 
 
+def is_keyed(name: str) -> bool:
+    """Whether ``name`` is the keyed twin of a network."""
+    return name.endswith(KEYED_SUFFIX)
+
+
 def create_model(
-    name: str, num_classes: int = 10, scrambler: ImageScrambler | None = None
+    name: str, num_classes: int = 10, scrambler: ImageScrambler | None = None, backend: str = "auto"
 ) -> nn.Module:
     """Build a network by name."""
     return _PLAIN[name](num_classes)

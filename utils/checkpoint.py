@@ -162,15 +162,15 @@ def load_weights(net: nn.Module, state: dict, source: Path) -> None:
     net.load_state_dict(weights, strict=True)
 
 
-def newest(root: Path, net: str) -> Path:
-    """The ``last.pt`` of the newest run of ``net`` below ``root``.
+def newest(root: Path, *nets: str) -> Path:
+    """The ``last.pt`` of the newest run below ``root`` of any of ``nets``.
 
     Raises:
         UserError: if there is none.
     """
-    runs = sorted((root / net).glob("*/")) if (root / net).is_dir() else []
-    for run in reversed(runs):
+    runs = [run for net in nets for run in (root / net).glob("*/")]
+    for run in sorted(runs, key=lambda run: run.name, reverse=True):
         for name in (LAST, PREVIOUS):
             if (run / name).exists():
                 return run / name
-    raise UserError(f"{root / net}: no run with a checkpoint; give one with -weights PATH")
+    raise UserError(f"{root}: no run of {nets[0]} with a checkpoint; give one with -weights PATH")

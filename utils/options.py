@@ -1,11 +1,12 @@
 """Flags that several scripts share, each written once: its name, default, unit and help."""
 
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 
 import models
 from operators import ImageScrambler
-from utils import cli
+from utils import checkpoint, cli
 from utils.cli import Parser, UserError
 from utils.data import DATASETS
 from utils.recipe import OPTIMIZERS, PRESETS, SCHEDULES, Recipe
@@ -94,16 +95,53 @@ def add_device(parser: Parser) -> None:
     parser.add_argument("-gpu", action="store_true", help="run on a CUDA GPU instead of the CPU")
 
 
+def add_weights(parser: Parser, checkpoint_dir: Path) -> None:
+    """Add ``-weights`` and ``-checkpoint_dir``."""
+    parser.add_argument(
+        "-weights",
+        type=Path,
+        default=None,
+        help="checkpoint or bare state_dict; default: the newest run of this net",
+    )
+    parser.add_argument(
+        "-checkpoint_dir", type=Path, default=checkpoint_dir, help="folder of all runs' weights"
+    )
+
+
+def weights_from(args) -> Path:
+    """The weights that ``args`` names, or those of the newest run of its network."""
+    plain = args.net.removesuffix(models.KEYED_SUFFIX)
+    return args.weights or checkpoint.newest(args.checkpoint_dir, plain, args.net)
+
+
 def scrambler_from(args, image_size: tuple[int, int]) -> ImageScrambler:
     """The scrambler of the key that ``args`` names, or of a fresh one."""
     return ImageScrambler(image_size, seed=args.seed)
 
 
-def existing_file(path: Path | None, flag: str) -> None:
-    """Refuse a path that is not a file.
+def make_folder(path: Path, flag: str) -> None:
+    """Make a folder for results.
+
+    Raises:
+        UserError: naming the flag and the path, if that cannot be done or it cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot be made ({error.strerror})") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{flag} {path}: cannot be written")
+
+
+def writable_parent(path: Path | None, flag: str) -> None:
+    """Refuse, before any work, a file that could not be written after it.
 
     Raises:
         UserError: naming the flag and the path.
     """
-    if path is not None and not path.is_file():
-        raise UserError(f"{flag} {path}: no such file")
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError(f"{flag} {path}: is a folder; expected a file")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"{flag} {path}: no folder {path.parent} that can be written")

@@ -23,7 +23,6 @@ from utils.recipe import Recipe
 from utils.run_record import environment, public_command, write_json
 
 SELECTIONS = ("last", "validation", "test")
-KEYED_SUFFIX = "_permuted"
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def train(
         data, validation = hold_out(data, options.val_fraction, options.train_seed)
 
     torch.manual_seed(options.train_seed)
-    keyed = options.net.endswith(KEYED_SUFFIX)
+    keyed = models.is_keyed(options.net)
     net = models.create_model(options.net, spec.num_classes, scrambler if keyed else None)
     if options.weights is not None:
         checkpoint.load_weights(net, checkpoint.read(options.weights), options.weights)

@@ -1,0 +1,124 @@
+"""Classify one picture, plain or scrambled, and show what the server sees (paper, figure 2).
+
+python3 inference.py -net "vgg16" -weights PATH -image PATH
+python3 inference.py -net "vgg16_permuted" -permute -weights PATH -image PATH -save_dir DIR
+"""
+
+from pathlib import Path
+
+import conf
+import torch
+from torch import nn
+
+from operators import ImageScrambler, KeyedConv2d
+from utils import cli, options
+from utils.cli import UserError
+from utils.data import DATASETS
+from utils.deploy import Deployed, deploy
+from utils.pictures import fit, read_image, save_feature_maps, save_png, to_tensor
+
+TOP = 5
+
+
+def parse_args():
+    parser = cli.Parser("Classify one picture and show what the server sees of it.")
+    options.add_network(parser)
+    parser.add_argument(
+        "-dataset", choices=DATASETS, default="cifar10", help="data set the weights were trained on"
+    )
+    parser.add_argument("-permute", action="store_true", help="scramble the picture with the key")
+    parser.add_argument(
+        "-scrambled", action="store_true", help="the given picture was scrambled already"
+    )
+    options.add_key(parser)
+    options.add_device(parser)
+    options.add_weights(parser, conf.CHECKPOINT_DIR)
+    parser.add_argument(
+        "-image", type=Path, required=True, help="PNG or JPEG of any size; its centre is used"
+    )
+    parser.add_argument(
+        "-save_dir", type=Path, default=None, help="write the pictures to this folder as PNG"
+    )
+    args = parser.parse_args()
+    if args.permute and args.scrambled:
+        parser.error("-permute scrambles a picture and -scrambled says that it is; give one")
+    if args.scrambled and args.seed is None:
+        parser.error("-scrambled needs the -seed that the picture was scrambled with")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    device = cli.select_device(args.gpu)
+    image_size = DATASETS[args.dataset].image_size
+    picture = read_image(args.image)
+    if args.scrambled:
+        image = _already_scrambled(args.image, to_tensor(picture), image_size)
+    else:
+        image = fit(picture, image_size)
+    scrambler = options.scrambler_from(args, image_size)
+    deployed = deploy(
+        args.net,
+        args.dataset,
+        options.weights_from(args),
+        scrambler,
+        scrambler if args.permute else None,
+        device,
+    )
+    if args.save_dir is not None:
+        options.make_folder(args.save_dir, "-save_dir")
+
+    preprocess = deployed.preprocess_scrambled if args.scrambled else deployed.preprocess
+    with torch.inference_mode():
+        logits, features = _run(deployed.net, preprocess(image[None].to(device)))
+    best = logits.softmax(1)[0].topk(min(TOP, logits.shape[1]))
+    for probability, label in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        print(f"{deployed.classes[label]:<16}{probability:7.2%}")
+
+    if args.save_dir is not None:
+        seen = scrambler(image) if args.permute else image
+        natural = scrambler.backward(image) if args.scrambled else image
+        save_png(natural, args.save_dir / "image.png")
+        if args.permute or args.scrambled:
+            save_png(seen, args.save_dir / "scrambled.png")
+        _save_features(deployed, features[0], args.save_dir / "features.png")
+        print(f"pictures: {args.save_dir}")
+
+
+def _already_scrambled(
+    path: Path, image: torch.Tensor, image_size: tuple[int, int]
+) -> torch.Tensor:
+    if tuple(image.shape[1:]) != image_size:
+        raise UserError(
+            f"{path}: {image.shape[2]}x{image.shape[1]} pixels; a scrambled picture cannot be "
+            f"resized, expected {image_size[1]}x{image_size[0]}"
+        )
+    return image
+
+
+def _first_convolution(net: nn.Module) -> nn.Module:
+    return next(m for m in net.modules() if isinstance(m, nn.Conv2d))
+
+
+def _run(net: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits ``(N, num_classes)`` and the first convolution's output ``(N, C, H, W)``."""
+    features = []
+    hook = _first_convolution(net).register_forward_hook(lambda m, i, o: features.append(o))
+    try:
+        return net(batch), features[0]
+    finally:
+        hook.remove()
+
+
+def _save_features(deployed: Deployed, features: torch.Tensor, path: Path) -> None:
+    """The first layer's maps as the server sees them; where keyed, restored beside them."""
+    first = _first_convolution(deployed.net)
+    columns = [features]
+    if isinstance(first, KeyedConv2d):
+        restore = ImageScrambler(first.output_size, key=first.out_key.cpu()).backward
+        columns.append(restore(features.cpu()))
+    save_feature_maps([maps.cpu() for maps in columns], path)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,164 @@
+"""The first table of the paper, all five rows from one set of plain weights.
+
+    python3 table1.py -net "vgg16" -dataset "cifar10" -seed 1312 -weights PATH -out_dir results
+
+Writes ``table1.json`` and ``table1.md``. The fine-tuned row trains on scrambled images, from
+the plain weights on; every other row only tests. The test set chooses nothing.
+"""
+
+from pathlib import Path
+
+import conf
+import torch
+from torch import nn
+
+import models
+from operators import ImageScrambler
+from utils import checkpoint, cli, options
+from utils.allocator import keep_freed_memory
+from utils.data import DATASETS, ImageSet, load_split
+from utils.deploy import deploy, wrong_scrambler
+from utils.evaluation import count_correct, logits_in_batches
+from utils.recipe import Recipe
+from utils.run_record import environment, public_command, write_json
+from utils.training import RunOptions, train
+
+# CIFAR-10 accuracy in %, VGG16; Perez, Lopez and Arguello, ICASSP 2024, table 1
+PUBLISHED = {
+    "plain images": 94.1,
+    "same weights, scrambled images": 11.7,
+    "fine-tuned on scrambled images": 57.6,
+    "keyed network, right key": 94.1,
+    "keyed network, wrong key": 11.8,
+}
+
+
+def parse_args():
+    parser = cli.Parser("Measure the five rows of the paper's first table from plain weights.")
+    parser.add_argument(
+        "-net",
+        choices=[name for name in models.names() if not models.is_keyed(name)],
+        default="vgg16",
+        help="network, in its plain form",
+    )
+    options.add_data(parser)
+    options.add_key(parser)
+    options.add_device(parser)
+    options.add_weights(parser, conf.CHECKPOINT_DIR)
+    options.add_recipe(parser, preset="fast")
+    parser.add_argument(
+        "-log_dir", type=Path, default=conf.LOG_DIR, help="TensorBoard logs of the fine-tuning"
+    )
+    parser.add_argument(
+        "-out_dir", type=Path, required=True, help="folder for table1.json and table1.md"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    device = cli.select_device(args.gpu)
+    keep_freed_memory()
+    options.make_folder(args.out_dir, "-out_dir")
+    weights = options.weights_from(args)
+    recipe = options.recipe_from(args)
+    state = checkpoint.read(weights)
+    image_size = DATASETS[args.dataset].image_size
+    key = options.scrambler_from(args, image_size)
+    wrong = wrong_scrambler(image_size, args.seed)
+    test = load_split(args.dataset, "test", args.data_dir)
+
+    def logits(net: str, path: Path, scramble: ImageScrambler | None) -> torch.Tensor:
+        deployed = deploy(net, args.dataset, path, key, scramble, device)
+        return _logits(deployed.net, deployed.preprocess, test, recipe, device)
+
+    keyed = args.net + models.KEYED_SUFFIX
+    plain = logits(args.net, weights, None)
+    with_key = logits(keyed, weights, key)
+    results = {
+        "plain images": plain,
+        "same weights, scrambled images": logits(args.net, weights, key),
+        "keyed network, right key": with_key,
+        "keyed network, wrong key": logits(keyed, weights, wrong),
+    }
+    for name, values in results.items():
+        print(f"{name}: {count_correct(values, test.labels) / len(test):.2%}", flush=True)
+    fine_tuned = _fine_tune(args, recipe, weights, key, device)
+    results["fine-tuned on scrambled images"] = logits(args.net, fine_tuned, key)
+
+    table = {
+        "command": public_command(),
+        "net": args.net,
+        "dataset": args.dataset,
+        "key": key.fingerprint,
+        "weights_sha256": checkpoint.digest(checkpoint.weights_of(state)),
+        "rows": [_row(name, results[name], test) for name in PUBLISHED],
+        "same_predictions": int((plain.argmax(1) == with_key.argmax(1)).sum()),
+        "largest_logit_difference": float((plain - with_key).abs().max()),
+        "training": state.get("record"),
+        "fine_tuning": checkpoint.read(fine_tuned)["record"],
+        "environment": environment(),
+    }
+    write_json(args.out_dir / "table1.json", table)
+    (args.out_dir / "table1.md").write_text(markdown(table))
+    print(markdown(table))
+
+
+def _logits(
+    net: nn.Module, preprocess: nn.Module, data: ImageSet, recipe: Recipe, device: torch.device
+) -> torch.Tensor:
+    return torch.cat(list(logits_in_batches(net, preprocess, data, recipe.batch_size, device)))
+
+
+def _fine_tune(
+    args, recipe: Recipe, weights: Path, key: ImageScrambler, device: torch.device
+) -> Path:
+    run = RunOptions(
+        net=args.net,
+        dataset=args.dataset,
+        data_dir=args.data_dir,
+        permute=True,
+        train_seed=0,
+        weights=weights,
+        resume=None,
+        select="last",
+        val_fraction=0.1,
+        save=True,
+        checkpoint_dir=args.checkpoint_dir / "fine_tuned",
+        log_dir=args.log_dir / "fine_tuned",
+    )
+    train(run, recipe, key, device)
+    return checkpoint.newest(args.checkpoint_dir / "fine_tuned", args.net)
+
+
+def _row(name: str, logits: torch.Tensor, test: ImageSet) -> dict:
+    correct = count_correct(logits, test.labels)
+    return {
+        "name": name,
+        "published": PUBLISHED[name],
+        "accuracy": 100 * correct / len(test),
+        "correct": correct,
+        "images": len(test),
+    }
+
+
+def markdown(table: dict) -> str:
+    """The table in Markdown, from what ``table1.json`` holds."""
+    lines = [
+        f"| {table['net']} on {table['dataset']}, accuracy in % | published | measured |",
+        "|---|---:|---:|",
+    ]
+    lines += [
+        f"| {row['name']} | {row['published']} | {row['accuracy']:.2f} |" for row in table["rows"]
+    ]
+    images = table["rows"][0]["images"]
+    lines += [
+        "",
+        f"With the key, {table['same_predictions']} of {images} predictions equal the plain "
+        f"network's; the largest difference of a logit is {table['largest_logit_difference']:.1e}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    cli.run(main)

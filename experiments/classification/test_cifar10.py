@@ -1,0 +1,92 @@
+"""Test a classifier on every test image (paper, table 1), with the key, without it, or plain.
+
+    python3 test_cifar10.py -net "vgg16" -dataset "cifar10" -b 64 -seed 1312 -weights PATH
+    python3 test_cifar10.py -net "vgg16_permuted" -dataset "cifar10" -permute -b 64 -seed 1312 \\
+        -weights PATH
+"""
+
+import time
+from pathlib import Path
+
+import conf
+import torch
+from tqdm import tqdm
+
+from utils import cli, options
+from utils.allocator import keep_freed_memory
+from utils.data import DATASETS, load_split
+from utils.deploy import deploy, wrong_scrambler
+from utils.evaluation import count_correct, logits_in_batches
+from utils.run_record import write_json
+
+
+def parse_args():
+    parser = cli.Parser("Test a classifier on every image of the test set.")
+    options.add_network(parser)
+    options.add_data(parser)
+    parser.add_argument("-permute", action="store_true", help="scramble the images with the key")
+    parser.add_argument(
+        "-wrong_key",
+        action="store_true",
+        help="with -permute: scramble with another key than the network's",
+    )
+    options.add_key(parser)
+    options.add_device(parser)
+    options.add_weights(parser, conf.CHECKPOINT_DIR)
+    parser.add_argument("-b", type=cli.positive_int, default=64, help="images per batch")
+    parser.add_argument("-amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("-json", type=Path, default=None, help="also write the result to this file")
+    args = parser.parse_args()
+    if args.wrong_key and not args.permute:
+        parser.error("-wrong_key needs -permute")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    device = cli.select_device(args.gpu)
+    keep_freed_memory()
+    options.writable_parent(args.json, "-json")
+    image_size = DATASETS[args.dataset].image_size
+    scrambler = options.scrambler_from(args, image_size)
+    scramble = wrong_scrambler(image_size, args.seed) if args.wrong_key else scrambler
+    deployed = deploy(
+        args.net,
+        args.dataset,
+        options.weights_from(args),
+        scrambler,
+        scramble if args.permute else None,
+        device,
+    )
+    data = load_split(args.dataset, "test", args.data_dir)
+
+    started = time.perf_counter()
+    logits = []
+    with tqdm(total=len(data), desc="test", unit="img", disable=None) as bar:
+        for batch in logits_in_batches(
+            deployed.net, deployed.preprocess, data, args.b, device, args.amp
+        ):
+            logits.append(batch)
+            bar.update(len(batch))
+    correct = count_correct(torch.cat(logits), data.labels)
+    if args.json is not None:
+        write_json(
+            args.json,
+            {
+                "net": args.net,
+                "dataset": args.dataset,
+                "accuracy": correct / len(data),
+                "correct": correct,
+                "images": len(data),
+                "permute": args.permute,
+                "wrong_key": args.wrong_key,
+                "key": scrambler.fingerprint,
+                "parameters": deployed.parameters,
+                "seconds": time.perf_counter() - started,
+            },
+        )
+    print(f"Accuracy: {correct / len(data):.2%} ({correct}/{len(data)})")
+
+
+if __name__ == "__main__":
+    cli.run(main)

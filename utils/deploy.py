@@ -1,0 +1,85 @@
+"""A trained network ready to use: from a name, a file of weights and a key."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import models
+from operators import ImageScrambler
+from utils import checkpoint
+from utils.batches import Preprocess
+from utils.cli import UserError
+from utils.data import DATASETS
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A network in evaluation mode with what surrounds it.
+
+    Attributes:
+        net: the network, on its device.
+        preprocess: uint8 images as the camera saw them to network input, scrambled if asked.
+        preprocess_scrambled: the same for images that are scrambled already.
+        classes: class names in label order.
+        image_size: ``(H, W)`` of its images.
+    """
+
+    net: nn.Module
+    preprocess: Preprocess
+    preprocess_scrambled: Preprocess
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the network has."""
+        return sum(p.numel() for p in self.net.parameters())
+
+
+def deploy(
+    name: str,
+    dataset: str,
+    weights: Path,
+    scrambler: ImageScrambler,
+    scramble: ImageScrambler | None,
+    device: torch.device,
+    backend: str = "auto",
+) -> Deployed:
+    """Build a network, load its weights and prepare its input.
+
+    Args:
+        name: a name of the registry of networks.
+        dataset: the data set it was trained on, which gives its classes and normalisation; a
+            checkpoint that knows better is refused.
+        weights: a checkpoint of ours or a bare ``state_dict``.
+        scrambler: the key that a keyed network is built with; a plain one ignores it.
+        scramble: what scrambles the images, or None for plain ones.
+        device: where to run.
+        backend: how keyed layers compute.
+
+    Raises:
+        UserError: if the weights cannot be used for this network.
+    """
+    spec = DATASETS[dataset]
+    state = checkpoint.read(weights)
+    trained_on = state["data"]["name"] if "format" in state else dataset
+    if trained_on != dataset:
+        raise UserError(f"{weights}: trained on {trained_on}; give -dataset {trained_on}")
+    keyed = models.is_keyed(name)
+    net = models.create_model(name, spec.num_classes, scrambler if keyed else None, backend)
+    checkpoint.load_weights(net, state, weights)
+    classes = tuple(state["data"]["classes"]) if "format" in state else spec.classes
+    return Deployed(
+        net=net.to(device).eval(),
+        preprocess=Preprocess(spec.mean, spec.std, scramble).to(device),
+        preprocess_scrambled=Preprocess(spec.mean, spec.std).to(device),
+        classes=classes or tuple(f"class {i}" for i in range(spec.num_classes)),
+        image_size=spec.image_size,
+    )
+
+
+def wrong_scrambler(image_size: tuple[int, int], seed: int | None) -> ImageScrambler:
+    """A scrambler of another key than ``seed``'s: that of the next seed, or a fresh one."""
+    return ImageScrambler(image_size, seed=None if seed is None else (seed + 1) % 2**32)

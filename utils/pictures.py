@@ -1,0 +1,105 @@
+"""Image files in and out: any PNG or JPEG to a network's input size, tensors to lossless PNG."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision.utils import make_grid, save_image
+
+from utils.cli import UserError
+
+MAX_PIXELS = 100_000_000
+
+
+def read_image(path: Path) -> Image.Image:
+    """Open a picture of any size and mode as RGB.
+
+    Grey and palette images are converted, 16-bit ones scaled to 8 bits, transparency is laid on
+    white and the camera's orientation tag is applied.
+
+    Raises:
+        UserError: if the file is missing, empty, truncated, no image, or above 100 megapixels.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such image file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise UserError(
+                        f"{path}: {width}x{height} pixels; at most {MAX_PIXELS // 10**6} megapixels"
+                    )
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: not an image that Pillow can read") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: damaged image ({error})") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits a channel, in Pillow's 32
+        grey = np.asarray(image, dtype=np.float64)
+        return Image.fromarray((grey / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def fit(image: Image.Image, image_size: tuple[int, int]) -> torch.Tensor:
+    """Crop the centre to the aspect ratio of ``image_size`` ``(H, W)`` and resize.
+
+    Returns:
+        uint8 ``(3, H, W)``.
+    """
+    height, width = image_size
+    return to_tensor(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """An RGB image as uint8 ``(3, H, W)``."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def save_png(image: torch.Tensor, path: Path) -> None:
+    """Write uint8 ``(3, H, W)`` as PNG, pixel for pixel.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(path, format="PNG")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def save_feature_maps(columns: list[torch.Tensor], path: Path) -> None:
+    """Write feature maps as PNG: for each of ``columns`` a grid of up to 64 channels, side by side.
+
+    Each channel is stretched to its own range of grey. All columns show the same channels.
+
+    Args:
+        columns: tensors of one shape ``(C, H, W)``.
+        path: the file to write.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    grids = []
+    for maps in columns:
+        channels = maps[:64].float().cpu()[:, None]  # (C, 1, H, W)
+        channels = torch.nn.functional.interpolate(channels, scale_factor=2, mode="nearest")
+        grids.append(make_grid(channels, nrow=8, normalize=True, scale_each=True, pad_value=0.5))
+    gap = torch.ones(3, grids[0].shape[1], 16)
+    row = [part for grid in grids for part in (grid, gap)][:-1]
+    try:
+        save_image(torch.cat(row, dim=2), path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
