@@ -41,7 +41,7 @@ def environment() -> dict:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a TorchVersion is not a plain value
         "torchvision": torchvision.__version__,
         "numpy": np.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
