@@ -8,10 +8,11 @@ the speed of an ordinary convolution, and in every dtype that one has.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from operators.gather import check_key, invert, reorder, resolve_backend
-from operators.offset import Size, output_size, pair, sampling_offsets
+from operators.gather import reorder_around, resolve_backend
+from operators.offset import Size, check_key, output_size, pair, sampling_offsets
 
 
 def keyed_conv2d_deform(
@@ -64,6 +65,7 @@ class KeyedConv2d(nn.Conv2d):
         in_key: key of the input, a permutation of ``0..H*W-1``.
         out_key: key of the output, a permutation of ``0..H_out*W_out-1``.
         backend: ``deform``, ``gather``, or ``auto`` for the faster one.
+        device, dtype: of the parameters, as in ``nn.Conv2d``; buffers are built on the CPU.
 
     Raises:
         ValueError: geometry out of range, keys that do not fit it, an unknown backend, or an
@@ -91,6 +93,8 @@ class KeyedConv2d(nn.Conv2d):
         in_key: Tensor,
         out_key: Tensor,
         backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         backend = resolve_backend(backend)
         image_size = pair(image_size, "image_size", minimum=1)
@@ -99,14 +103,26 @@ class KeyedConv2d(nn.Conv2d):
         in_key = check_key(in_key, image_size, "in_key")
         out_key = check_key(out_key, out_size, "out_key")
         super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            device=device,
+            dtype=dtype,
         )
         self.image_size, self.output_size, self.backend = image_size, out_size, backend
         self.register_buffer("in_key", in_key, persistent=False)
         self.register_buffer("out_key", out_key, persistent=False)
         if backend == "gather":
-            self.register_buffer("in_inverse", invert(in_key), persistent=False)
-            self.register_buffer("out_inverse", invert(out_key), persistent=False)
+            self.before, self.after, tiled = reorder_around(in_key, out_key, *geometry)
+            # stride, padding, dilation of the native convolution between the two reorderings
+            self._native = (
+                (self.kernel_size, 0, 1) if tiled else (self.stride, self.padding, self.dilation)
+            )
         else:
             # Integers, because .half() and .bfloat16() would round a floating-point buffer.
             offset = sampling_offsets(in_key, out_key, *geometry).to(torch.int32)
@@ -122,8 +138,8 @@ class KeyedConv2d(nn.Conv2d):
             return keyed_conv2d_deform(
                 x, self.weight, self.bias, self.offset, self.stride, self.padding, self.dilation
             )
-        natural = reorder(x, self.in_inverse, self.in_key)
-        return reorder(super().forward(natural), self.out_key, self.out_inverse)
+        y = F.conv2d(self.before(x), self.weight, self.bias, *self._native, self.groups)
+        return self.after(y)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, image_size={self.image_size}, backend={self.backend}"

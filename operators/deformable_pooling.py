@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from operators.gather import check_key, invert, reorder, resolve_backend
-from operators.offset import PADDED, Size, keyed_taps, ordinary_taps, output_size, pair
+from operators.gather import reorder_around, resolve_backend
+from operators.offset import PADDED, Size, check_key, keyed_taps, ordinary_taps, output_size, pair
 
 
 def gather_windows(x: Tensor, taps: Tensor, fill: float) -> Tensor:
@@ -86,8 +86,11 @@ class _KeyedPool2d(nn.Module):
         self.register_buffer("in_key", in_key, persistent=False)
         self.register_buffer("out_key", out_key, persistent=False)
         if self.backend == "gather":
-            self.register_buffer("in_inverse", invert(in_key), persistent=False)
-            self.register_buffer("out_inverse", invert(out_key), persistent=False)
+            self.before, self.after, tiled = reorder_around(in_key, out_key, *geometry)
+            # stride, padding, dilation of the native pooling between the two reorderings
+            self._native = (
+                (self.kernel_size, 0, 1) if tiled else (self.stride, self.padding, self.dilation)
+            )
         else:
             self.register_buffer("taps", keyed_taps(in_key, out_key, *geometry), persistent=False)
 
@@ -99,15 +102,14 @@ class _KeyedPool2d(nn.Module):
             )
         if self.backend == "deform":
             return self._pool_windows(x).unflatten(2, self.output_size)
-        natural = reorder(x, self.in_inverse, self.in_key)
-        return reorder(self._pool(natural), self.out_key, self.out_inverse)
+        return self.after(self._pool(self.before(x), *self._native))
 
     def _pool_windows(self, x: Tensor) -> Tensor:
         """Pool the gathered windows: ``(N, C, H, W)`` -> ``(N, C, Q)``."""
         raise NotImplementedError
 
-    def _pool(self, natural: Tensor) -> Tensor:
-        """Torch's own pooling of a map in natural order."""
+    def _pool(self, x: Tensor, stride: Size, padding: Size, dilation: Size) -> Tensor:
+        """Torch's own pooling."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -156,10 +158,8 @@ class KeyedMaxPool2d(_KeyedPool2d):
         # max, not amax: amax would share the gradient among equal maxima.
         return gather_windows(x, self.taps, fill=-torch.inf).max(-1).values
 
-    def _pool(self, natural: Tensor) -> Tensor:
-        return F.max_pool2d(
-            natural, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
-        )
+    def _pool(self, x: Tensor, stride: Size, padding: Size, dilation: Size) -> Tensor:
+        return F.max_pool2d(x, self.kernel_size, stride, padding, dilation, self.ceil_mode)
 
 
 class KeyedAvgPool2d(_KeyedPool2d):
@@ -207,17 +207,18 @@ class KeyedAvgPool2d(_KeyedPool2d):
             divisor = average_divisor(*geometry, ceil_mode, count_include_pad)
             if divisor_override is not None:
                 divisor.fill_(divisor_override)
-            self.register_buffer("divisor", divisor[self.out_key.cpu()], persistent=False)
+            self.register_buffer("divisor", divisor[out_key], persistent=False)
 
     def _pool_windows(self, x: Tensor) -> Tensor:
         return gather_windows(x, self.taps, fill=0.0).sum(-1) / self.divisor.to(x.dtype)
 
-    def _pool(self, natural: Tensor) -> Tensor:
+    def _pool(self, x: Tensor, stride: Size, padding: Size, dilation: Size) -> Tensor:
+        del dilation  # an average has none
         return F.avg_pool2d(
-            natural,
+            x,
             self.kernel_size,
-            self.stride,
-            self.padding,
+            stride,
+            padding,
             self.ceil_mode,
             self.count_include_pad,
             self.divisor_override,

@@ -15,8 +15,6 @@ whole numbers, so nothing is ever interpolated. Geometry arguments are ints or `
 import torch
 from torch import Tensor
 
-from operators.gather import check_key, invert
-
 PADDED = -1  # the index of a tap that falls in the padding
 Size = int | tuple[int, int]
 
@@ -30,6 +28,44 @@ def pair(value: Size, name: str, minimum: int) -> tuple[int, int]:
             f"{name} must be a whole number >= {minimum} or a pair of them, got {value!r}"
         )
     return values
+
+
+def invert(key: Tensor) -> Tensor:
+    """The inverse permutation: ``invert(k)[k[p]] = p``. Shape ``(n,)``, int64."""
+    inverse = torch.empty_like(key)
+    inverse[key] = torch.arange(key.numel(), device=key.device)
+    return inverse
+
+
+def check_key(key: Tensor, size: tuple[int, int], name: str = "key") -> Tensor:
+    """A copy of ``key``, int64 on the CPU, if it is a permutation of the plane's positions.
+
+    Args:
+        key: anything ``torch.as_tensor`` takes, of shape ``(H*W,)``, whole numbers.
+        size: ``(H, W)`` of the plane.
+        name: what the message calls the key.
+
+    Raises:
+        ValueError: it is none.
+    """
+    key = torch.as_tensor(key)
+    n = size[0] * size[1]
+    whole = not (key.is_floating_point() or key.is_complex() or key.dtype == torch.bool)
+    if not whole or key.shape != (n,):
+        raise ValueError(
+            f"{name} must hold {n} whole numbers for a map of {size[0]}x{size[1]}, "
+            f"got shape {tuple(key.shape)} of {key.dtype}"
+        )
+    key = key.detach().to("cpu", torch.int64, copy=True)
+    outside = key[(key < 0) | (key >= n)]
+    if outside.numel():
+        raise ValueError(f"{name} must hold 0..{n - 1}, got {outside[0].item()}")
+    counts = torch.bincount(key, minlength=n)
+    if (counts != 1).any():
+        raise ValueError(
+            f"{name} must be a permutation of 0..{n - 1}, got {counts.argmax().item()} twice"
+        )
+    return key
 
 
 def output_size(
@@ -130,8 +166,8 @@ def keyed_taps(
     """
     height, width = image_size = pair(image_size, "image_size", minimum=1)
     geometry = (image_size, kernel_size, stride, padding, dilation, ceil_mode)
-    in_key = check_key(in_key, image_size, "in_key").cpu()
-    out_key = check_key(out_key, output_size(*geometry), "out_key").cpu()
+    in_key = check_key(in_key, image_size, "in_key")
+    out_key = check_key(out_key, output_size(*geometry), "out_key")
     y, x = ordinary_taps(*geometry)
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     natural = torch.where(inside, y * width + x, PADDED)  # m(q, t)
@@ -170,3 +206,36 @@ def sampling_offsets(
     target[taps == PADDED] = -1
     offset = target - torch.stack(ordinary_taps(*geometry), dim=-1)
     return offset.permute(1, 2, 0).reshape(-1, *output_size(*geometry)).to(torch.float32)
+
+
+def disjoint_tiles(
+    in_key: Tensor,
+    out_key: Tensor,
+    image_size: Size,
+    kernel_size: Size,
+    stride: Size = 1,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
+) -> Tensor | None:
+    """The one reordering that serves a layer whose windows share no input position and skip none.
+
+    Laid side by side as tiles of ``(kh, kw)``, the window of output position ``q`` at tile ``q``,
+    such windows fill the input plane; the ordinary layer with ``stride=kernel_size`` and no padding
+    then computes the keyed layer, output key included. Poolings of VGG16 and all 1x1 convolutions
+    of stride 1 are such layers.
+
+    Returns:
+        ``i``, int64 ``(H*W,)``: tiled position ``p`` holds scrambled input position ``i[p]``; None
+        for a layer with other windows.
+    """
+    height, width = pair(image_size, "image_size", minimum=1)
+    kernel_size = pair(kernel_size, "kernel_size", minimum=1)
+    geometry = (image_size, kernel_size, stride, padding, dilation, ceil_mode)
+    out_size = output_size(*geometry)
+    if out_size[0] * kernel_size[0] != height or out_size[1] * kernel_size[1] != width:
+        return None
+    taps = keyed_taps(in_key, out_key, *geometry)
+    tiles = taps.view(*out_size, *kernel_size).permute(0, 2, 1, 3).flatten()  # (H_out*kh*W_out*kw,)
+    fills = torch.equal(tiles.sort().values, torch.arange(height * width))
+    return tiles if fills else None

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from operators.gather import check_key, invert, reorder
-from operators.offset import Size, pair
+from operators.gather import reorder
+from operators.offset import Size, check_key, invert, pair
 
 SEED_LIMIT = 2**32
 
