@@ -62,9 +62,8 @@ def key_network(
             f"image_size must be the scrambler's {scrambler.image_size}, got {tuple(image_size)}"
         )
     traced = fx.symbolic_trace(net)
-    sizes = _plane_sizes(
-        traced, next(p.shape[1] for p in net.parameters() if p.dim() == 4), scrambler
-    )
+    kernel = next(p for p in net.parameters() if p.dim() == 4)
+    sizes = _plane_sizes(traced, kernel, scrambler)
     stream = scrambler.layer_keys()
     keys: dict[fx.Node, Tensor] = {}  # of the nodes that have a spatial extent above 1x1
     for node in traced.graph.nodes:
@@ -93,16 +92,16 @@ def key_network(
             keys[node] = keys[inputs[0]]
         else:
             raise KeyingError(_refusal(node, layer))
-    return traced.train(net.training)
+    return traced.to(kernel.device).train(net.training)
 
 
 def _plane_sizes(
-    traced: fx.GraphModule, channels: int, scrambler: ImageScrambler
+    traced: fx.GraphModule, kernel: Tensor, scrambler: ImageScrambler
 ) -> dict[fx.Node, tuple[int, int]]:
     """``(H, W)`` of every node's result, found without computing anything."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
-        image = torch.empty(2, channels, *scrambler.image_size)
+        image = kernel.new_empty(2, kernel.shape[1], *scrambler.image_size)
     ShapeProp(traced, fake_mode=mode).propagate(image)
     shapes = {
         node: node.meta["tensor_meta"].shape for node in traced.graph.nodes if node.op != "output"
