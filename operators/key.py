@@ -75,8 +75,7 @@ class Key:
             content = file.read(1024)
         if os.name == "posix" and mode & 0o077 and not allow_shared:
             raise PermissionError(
-                f"key file {path} has mode {mode:04o}: others may read it; "
-                f"make it private with: chmod 600 {path}"
+                f"{path} has mode {mode:04o}, others may read it; make it private: chmod 600 {path}"
             )
         try:
             header, _, digits = content.decode("ascii").rstrip("\n").rpartition(" ")

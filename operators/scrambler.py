@@ -6,8 +6,8 @@ serves a whole network: the image key is drawn first, then one key per layer out
 order, exactly as the published implementation draws them, so its seeds mean the same here.
 
 Differs from the published code: planes need not be square, keys come from a private generator
-(the global random state of numpy and torch is neither read nor written), and without a seed they
-come from the operating system's entropy.
+(the global random state of numpy and torch is neither read nor written), without a seed they come
+from the operating system's entropy, and a 256-bit secret can take the seed's place.
 """
 
 import copy
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from operators.gather import reorder
+from operators.key import Key
 from operators.offset import Size, check_key, invert, pair
 
 SEED_LIMIT = 2**32
@@ -29,21 +30,26 @@ class KeyStream:
 
     Convention: from a seed, each key is ``argsort(rand(n))`` of ``numpy.random.RandomState(seed)``,
     in the order of the calls. This repeats the published keys; it is a reproducible generator,
-    not a cryptographic one, and a 32-bit seed can be searched.
+    not a cryptographic one, and a 32-bit seed can be searched. From a secret, call number ``i``
+    (from 0) gives ``secret.permutation(n, index=i)``.
 
     Args:
         seed: ``0..2**32 - 1``, or None for 128 bits of the operating system's entropy.
+        secret: a 256-bit key in place of a seed.
 
     Raises:
-        ValueError: the seed is not a whole number in that range.
+        ValueError: the seed is not a whole number in that range, or both are given.
 
     Example:
         >>> KeyStream(seed=0).draw(1024)[:4]
         tensor([821, 757, 540, 742])
     """
 
-    def __init__(self, seed: int | None = None) -> None:
-        if seed is None:
+    def __init__(self, seed: int | None = None, secret: Key | None = None) -> None:
+        if secret is not None:
+            if seed is not None:
+                raise ValueError(f"give a seed or a secret, got both (seed {seed!r})")
+        elif seed is None:
             seed = np.frombuffer(secrets.token_bytes(16), dtype=np.uint32)
         else:
             whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
@@ -51,10 +57,15 @@ class KeyStream:
                 raise ValueError(
                     f"seed must be a whole number in 0..{SEED_LIMIT - 1}, got {seed!r}"
                 )
-        self._generator = np.random.RandomState(seed)
+        self._secret = secret
+        self._generator = None if secret is not None else np.random.RandomState(seed)
+        self._drawn = 0
 
     def draw(self, n: int) -> Tensor:
         """The next key: a random permutation of ``0..n-1``, int64, shape ``(n,)``."""
+        self._drawn += 1
+        if self._secret is not None:
+            return self._secret.permutation(n, index=self._drawn - 1)
         return torch.from_numpy(np.argsort(self._generator.rand(n)))
 
 
@@ -68,6 +79,7 @@ class ImageScrambler(nn.Module):
     Args:
         image_size: ``H`` of a square image, or ``(H, W)``, in pixels.
         seed: seed of the key stream, ``0..2**32 - 1``; None draws it from the system's entropy.
+        secret: a 256-bit key that the stream is derived from, in place of a seed.
         key: the image key itself, a permutation of ``0..H*W-1``; it takes the place of the stream's
             first key, and the layer keys still come from the stream.
 
@@ -85,11 +97,15 @@ class ImageScrambler(nn.Module):
     inverse: Tensor
 
     def __init__(
-        self, image_size: Size, seed: int | None = None, key: Tensor | None = None
+        self,
+        image_size: Size,
+        seed: int | None = None,
+        key: Tensor | None = None,
+        secret: Key | None = None,
     ) -> None:
         super().__init__()
         self.image_size = pair(image_size, "image_size", minimum=1)
-        self._layer_stream = KeyStream(seed)
+        self._layer_stream = KeyStream(seed, secret)
         drawn = self._layer_stream.draw(self.image_size[0] * self.image_size[1])
         key = drawn if key is None else check_key(key, self.image_size)
         self.register_buffer("key", key, persistent=False)

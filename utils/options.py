@@ -1,11 +1,12 @@
 """Flags that several scripts share, each written once: its name, default, unit and help."""
 
 import os
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
 import models
-from operators import ImageScrambler
+from operators import ImageScrambler, Key
 from utils import checkpoint, cli
 from utils.cli import Parser, UserError
 from utils.data import DATASETS
@@ -81,12 +82,16 @@ def add_data(parser: Parser) -> None:
 
 
 def add_key(parser: Parser) -> None:
-    """Add ``-seed``."""
-    parser.add_argument(
+    """Add ``-seed`` and ``-key``, of which one may be given."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
         "-seed",
         type=cli.seed,
         default=None,
         help=f"the key, as a seed in 0..{cli.MAX_SEED}; default: a fresh key for this run",
+    )
+    group.add_argument(
+        "-key", type=Path, default=None, help="the key, as a file made by scramble.py keygen"
     )
 
 
@@ -115,8 +120,34 @@ def weights_from(args) -> Path:
 
 
 def scrambler_from(args, image_size: tuple[int, int]) -> ImageScrambler:
-    """The scrambler of the key that ``args`` names, or of a fresh one."""
-    return ImageScrambler(image_size, seed=args.seed)
+    """The scrambler of the key that ``args`` names, or of a fresh one.
+
+    Warns on stderr when that is a seed, which is no secret.
+    """
+    if args.seed is not None:
+        print(
+            "warning: -seed is one of 2^32 keys, few enough to try them all; "
+            "for pictures that matter use -key",
+            file=sys.stderr,
+        )
+    secret = None if args.key is None else load_key(args.key)
+    return ImageScrambler(image_size, seed=args.seed, secret=secret)
+
+
+def load_key(path: Path) -> Key:
+    """The key in a file.
+
+    Raises:
+        UserError: if it cannot be read, others may read it, or it is no key file.
+    """
+    try:
+        return Key.load(path)
+    except PermissionError as error:
+        raise UserError(f"-key: {error}") from error
+    except OSError as error:
+        raise UserError(f"-key {path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"-key: {error}") from error
 
 
 def make_folder(path: Path, flag: str) -> None:

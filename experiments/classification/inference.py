@@ -42,8 +42,8 @@ def parse_args():
     args = parser.parse_args()
     if args.permute and args.scrambled:
         parser.error("-permute scrambles a picture and -scrambled says that it is; give one")
-    if args.scrambled and args.seed is None:
-        parser.error("-scrambled needs the -seed that the picture was scrambled with")
+    if args.scrambled and args.seed is None and args.key is None:
+        parser.error("-scrambled needs the -key or -seed that the picture was scrambled with")
     return args
 
 
