@@ -57,9 +57,19 @@ def _shown(value: object) -> object:
 
 
 def recipe_from(args) -> Recipe:
-    """The preset of ``args`` with the fields that were given as flags."""
+    """The preset of ``args`` with the fields that were given as flags.
+
+    Raises:
+        UserError: if the warm-up fills the whole run and the learning rate never falls.
+    """
     given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
-    return replace(PRESETS[args.preset], **{n: v for n, v in given.items() if v is not None})
+    recipe = replace(PRESETS[args.preset], **{n: v for n, v in given.items() if v is not None})
+    if recipe.schedule != "multistep" and recipe.warm >= recipe.epochs:
+        raise UserError(
+            f"-warm {recipe.warm:g}: the {recipe.schedule} schedule needs a warm-up of fewer than "
+            f"its {recipe.epochs} epochs"
+        )
+    return recipe
 
 
 def add_network(parser: Parser, net: str = "vgg16") -> None:
