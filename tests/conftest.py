@@ -1,0 +1,23 @@
+"""What all tests share: the real CIFAR-10, quiet threads and repeatable random examples."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir() -> Path:
+    """The folder of the real CIFAR-10: ``$PRIVDL_DATA`` or ``data/``; without it the test skips."""
+    root = Path(os.environ.get("PRIVDL_DATA") or ROOT / "data")
+    if not any((root / name).is_dir() for name in ("test", "cifar-10-batches-py", "cifar10")):
+        pytest.skip(f"NO CIFAR-10 in {root}: set PRIVDL_DATA to a folder that holds it")
+    return root
