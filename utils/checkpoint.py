@@ -29,6 +29,8 @@ from utils.cli import UserError
 from utils.files import sync_folder, write_atomically
 
 FORMAT = 1
+FIELDS = ("net", "data", "key", "recipe", "train_seed", "model", "averaged", "optimizer")
+FIELDS += ("progress", "history", "record")
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 
@@ -97,14 +99,17 @@ def read(path: Path) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
+        raise UserError(f"{path}: no such file{_instead(path)}") from error
     except IsADirectoryError as error:
         raise UserError(f"{path}: is a folder; expected a file of weights") from error
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path}: refused, not a file of weights only (it holds code or is not a checkpoint)"
+            f"{path}: refused, it holds more than tensors and plain values, or is damaged"
+            f"{_instead(path)}"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path}: damaged or not a checkpoint{_instead(path)}") from error
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds a {type(state).__name__}; expected a dictionary of tensors")
@@ -119,6 +124,9 @@ def _verify(path: Path, state: dict) -> None:
     unsigned = {name: value for name, value in state.items() if name != "sha256"}
     if state.get("sha256") != digest(unsigned):
         raise UserError(f"{path}: damaged, its content does not match its hash{_instead(path)}")
+    missing = [name for name in FIELDS if name not in state]
+    if missing:
+        raise UserError(f"{path}: not a checkpoint of a run, it has no {missing[0]!r}")
 
 
 def _instead(path: Path) -> str:
@@ -162,15 +170,32 @@ def load_weights(net: nn.Module, state: dict, source: Path) -> None:
     net.load_state_dict(weights, strict=True)
 
 
-def newest(root: Path, *nets: str) -> Path:
-    """The ``last.pt`` of the newest run below ``root`` of any of ``nets``.
+def newest(root: Path, *nets: str, names: tuple[str, ...] = (LAST, PREVIOUS)) -> Path:
+    """A checkpoint of the newest run below ``root`` of any of ``nets``.
+
+    Args:
+        root: the folder of all runs' weights.
+        nets: names of networks.
+        names: the file to look for in a run, and what to take where it is missing.
 
     Raises:
         UserError: if there is none.
     """
     runs = [run for net in nets for run in (root / net).glob("*/")]
     for run in sorted(runs, key=lambda run: run.name, reverse=True):
-        for name in (LAST, PREVIOUS):
+        for name in names:
             if (run / name).exists():
                 return run / name
-    raise UserError(f"{root}: no run of {nets[0]} with a checkpoint; give one with -weights PATH")
+    raise UserError(f"{root}: no run of {nets[0]} with a checkpoint there")
+
+
+def newest_weights(root: Path, *nets: str) -> Path:
+    """The weights that the newest run reports: its ``best.pt`` if it selected one, else its last.
+
+    Raises:
+        UserError: as ``newest``, naming ``-weights``.
+    """
+    try:
+        return newest(root, *nets, names=(BEST, LAST, PREVIOUS))
+    except UserError as error:
+        raise UserError(f"{error}; give one with -weights PATH") from error

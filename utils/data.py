@@ -13,7 +13,7 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from utils.cli import UserError
-from utils.image_tree import load_tree
+from utils.image_tree import list_tree, load_tree
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parents[1] / "data"
 SPLITS = ("train", "test")
@@ -96,7 +96,8 @@ def load_split(name: str, split: str, data_dir: Path | None = None) -> ImageSet:
         if (folder / _TORCHVISION[name].base_folder).is_dir():
             return _from_torchvision(name, split, folder, download=False)
         if (folder / split).is_dir():
-            return ImageSet(*load_tree(folder / split, spec.image_size, _class_names(name)))
+            tree = list_tree(folder / split, spec.classes or spec.num_classes)
+            return ImageSet(load_tree(tree, spec.image_size), tree.labels, tree.classes)
     if data_dir is not None:
         raise UserError(
             f"-data_dir {data_dir}: no {name} there; expected {_TORCHVISION[name].base_folder}/ "
@@ -110,10 +111,6 @@ def _places(name: str, data_dir: Path | None) -> tuple[Path, ...]:
     if data_dir is not None and not root.is_dir():
         raise UserError(f"-data_dir {root}: no such folder")
     return (root, root / name)
-
-
-def _class_names(name: str) -> tuple[str, ...] | int:
-    return DATASETS[name].classes or DATASETS[name].num_classes
 
 
 def _from_torchvision(name: str, split: str, root: Path, download: bool) -> ImageSet:
@@ -139,11 +136,19 @@ def hold_out(data: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Imag
 
     Returns:
         The remaining training set and the validation set.
+
+    Raises:
+        UserError: naming a class with a single image.
     """
     generator = torch.Generator().manual_seed(seed)
     held = torch.zeros(len(data), dtype=torch.bool)
     for label in range(len(data.classes)):
         members = (data.labels == label).nonzero().flatten()
+        if len(members) < 2:
+            raise UserError(
+                f"class {data.classes[label]!r} has {len(members)} image; "
+                "at least 2 are needed to hold one out for validation"
+            )
         taken = torch.randperm(len(members), generator=generator)
-        held[members[taken[: max(1, round(fraction * len(members)))]]] = True
+        held[members[taken[: min(len(members) - 1, max(1, round(fraction * len(members))))]]] = True
     return data.subset(~held), data.subset(held)

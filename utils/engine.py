@@ -167,7 +167,7 @@ class Trainer:
         p = self.progress
         torch.manual_seed(derive_seed(self.seed, p.epoch, p.step))  # dropout
         self.learning_rate = self.optimizer.set_lr(
-            lr_factor(self.recipe, p.epoch + (p.step + 1) / self.steps_per_epoch)
+            lr_factor(self.recipe, p.epoch + p.step / self.steps_per_epoch)
         )
         order = part.order.to(self.device)
         labels = self.labels[order]

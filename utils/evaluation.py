@@ -36,9 +36,11 @@ def logits_in_batches(
     training = net.training
     net.eval()
     try:
-        with torch.inference_mode(), autocast(device, amp):
-            for images in data.images.split(batch_size):
-                yield net(preprocess(images.to(device))).float().cpu()
+        for images in data.images.split(batch_size):
+            # entered anew for each batch, so that neither mode leaks to the caller at a yield
+            with torch.inference_mode(), autocast(device, amp):
+                logits = net(preprocess(images.to(device))).float().cpu()
+            yield logits
     finally:
         net.train(training)
 

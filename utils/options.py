@@ -126,7 +126,7 @@ def add_weights(parser: Parser, checkpoint_dir: Path) -> None:
 def weights_from(args) -> Path:
     """The weights that ``args`` names, or those of the newest run of its network."""
     plain = args.net.removesuffix(models.KEYED_SUFFIX)
-    return args.weights or checkpoint.newest(args.checkpoint_dir, plain, args.net)
+    return args.weights or checkpoint.newest_weights(args.checkpoint_dir, plain, args.net)
 
 
 def scrambler_from(args, image_size: tuple[int, int]) -> ImageScrambler:

@@ -22,24 +22,31 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         UserError: if the file is missing, empty, truncated, no image, or above 100 megapixels.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes, which are checked here, and odd metadata
+        return decode_image(path)
+
+
+def decode_image(path: Path) -> Image.Image:
+    """``read_image`` for several threads at once, which cannot each hold back Pillow's warnings."""
     if not path.is_file():
         raise UserError(f"{path}: no such image file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise UserError(
-                        f"{path}: {width}x{height} pixels; at most {MAX_PIXELS // 10**6} megapixels"
-                    )
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+        with Image.open(path) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UserError(
+                    f"{path}: {width}x{height} pixels; at most {MAX_PIXELS // 10**6} megapixels"
+                )
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except UserError:
+        raise
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not an image that Pillow can read") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path}: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # Pillow's decoders raise anything on damaged files
         raise UserError(f"{path}: damaged image ({error})") from error
 
 

@@ -79,7 +79,7 @@ def lr_factor(recipe: Recipe, epoch: float) -> float:
 
     Args:
         recipe: the recipe.
-        epoch: epochs done so far, with the share of the current one; 0 at the start.
+        epoch: epochs done before the step, with the share of the current one; 0 at the start.
 
     Example:
         >>> lr_factor(PRESETS["published"], 60.0), lr_factor(PRESETS["published"], 0.5)

@@ -1,0 +1,82 @@
+"""Augmentation against slow and obvious twins; the plan of an epoch."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+
+from operators import ImageScrambler
+from utils.batches import Preprocess, augment, derive_seed, plan_epoch
+from utils.recipe import PRESETS
+
+RECIPE = replace(PRESETS["published"], rotation=0.0)
+
+
+def pictures(n=12, height=9, width=7):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(1, 256, (n, 3, height, width), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("crop", [0, 2, 20])
+def test_crop_and_flip_as_image_by_image(crop):
+    images = pictures()
+    plan = plan_epoch(len(images), replace(RECIPE, crop=crop), seed=3, epoch=1)
+    for i, result in enumerate(augment(images, plan, crop)):
+        padded = tv.pad(images[i], crop)
+        expected = tv.crop(padded, int(plan.shift_y[i]), int(plan.shift_x[i]), 9, 7)
+        assert torch.equal(result, tv.hflip(expected) if plan.flip[i] else expected)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (9, 7), (8, 20)])
+def test_rotation_as_torchvision(size):
+    images = pictures(16, *size)
+    plan = plan_epoch(16, replace(RECIPE, crop=0, flip=False, rotation=40.0), seed=3, epoch=1)
+    same = 0.0
+    for i, result in enumerate(augment(images, plan, 0)):
+        expected = tv.rotate(images[i], float(plan.angle[i]), InterpolationMode.NEAREST)
+        same += float((result == expected).float().mean()) / 16
+    assert same > 0.995  # a pixel exactly between two neighbours may go either way
+
+
+def test_plan_depends_on_seed_and_epoch_only():
+    torch.manual_seed(1)
+    first = plan_epoch(50, PRESETS["published"], seed=3, epoch=4)
+    torch.manual_seed(2)
+    again = plan_epoch(50, PRESETS["published"], seed=3, epoch=4)
+    assert all(torch.equal(getattr(first, n), getattr(again, n)) for n in vars(first))
+    for other in (plan_epoch(50, RECIPE, 3, 5), plan_epoch(50, RECIPE, 4, 4)):
+        assert not torch.equal(first.order, other.order)
+    assert first.order.sort().values.tolist() == list(range(50))
+    assert first.shift_y.min() >= 0 and first.shift_y.max() == 8
+    assert first.angle.abs().max() <= 15
+    assert 10 < first.flip.sum() < 40
+
+
+def test_part_is_the_slice_of_the_plan():
+    plan = plan_epoch(10, PRESETS["published"], seed=0, epoch=0)
+    images = pictures(10)[plan.order]
+    whole = augment(images, plan, 4)
+    parts = [augment(images[s], plan.part(s), 4) for s in (slice(0, 4), slice(4, 10))]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_derived_seeds_differ():
+    seeds = {derive_seed(a, b, c) for a in range(3) for b in range(3) for c in range(3)}
+    assert len(seeds) == 27
+    assert derive_seed(1, 2) == derive_seed(1, 2)
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_preprocess_scrambles_then_normalises(channels_last):
+    scrambler = ImageScrambler((9, 7), seed=1)
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    images = pictures()
+    result = Preprocess(mean, std, scrambler, channels_last)(images)
+    expected = tv.normalize(scrambler(images) / 255, mean, std)
+    assert torch.allclose(result, expected, atol=1e-6)
+    assert result.is_contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )
