@@ -111,7 +111,9 @@ def test_not_an_image_is_refused(tmp_path):
 def test_huge_dimensions_are_refused_before_decoding(tmp_path, side):
     header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     size, checksum = struct.pack(">I", len(header) - 4), struct.pack(">I", zlib.crc32(header))
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + size + header + checksum)
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + size + header + checksum + bytes(4) + b"IDAT" + bytes(4)
+    )
     with pytest.raises(UserError, match=r"pixels"):
         read_image(tmp_path / "a.png")
 
