@@ -1,7 +1,7 @@
 """Data sets as tensors: every image of a split in one uint8 tensor, with labels and class names.
 
 ``cifar10`` and ``cifar100`` come from torchvision's files, from a tree of class folders
-(``train/<class>/*``, ``test/<class>/*``) or from a download.
+(``train/<class>/*``, ``test/<class>/*``) or from a download; ``shapes10`` is drawn, not read.
 The normalisation constants of the CIFAR sets are those of the published code.
 """
 
@@ -14,6 +14,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from utils.cli import UserError
 from utils.image_tree import list_tree, load_tree
+from utils.shapes import IMAGE_SIZE, SHAPES10_CLASSES, shapes10
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parents[1] / "data"
 SPLITS = ("train", "test")
@@ -50,6 +51,13 @@ DATASETS = {
         image_size=(32, 32),
         mean=(0.50707516, 0.48654887, 0.44091784),
         std=(0.26733429, 0.25643846, 0.27615047),
+    ),
+    "shapes10": DatasetSpec(
+        num_classes=10,
+        image_size=(IMAGE_SIZE, IMAGE_SIZE),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.29, 0.29, 0.29),
+        classes=SHAPES10_CLASSES,
     ),
 }
 
@@ -92,6 +100,10 @@ def load_split(name: str, split: str, data_dir: Path | None = None) -> ImageSet:
         UserError: if there is no such data set in ``data_dir``, or it cannot be read or downloaded.
     """
     spec = DATASETS[name]
+    if name == "shapes10":
+        if data_dir is not None:
+            raise UserError(f"-data_dir {data_dir}: shapes10 is built in; leave -data_dir out")
+        return ImageSet(*shapes10(split), SHAPES10_CLASSES)
     for folder in _places(name, data_dir):
         if (folder / _TORCHVISION[name].base_folder).is_dir():
             return _from_torchvision(name, split, folder, download=False)
