@@ -20,6 +20,7 @@ reads it. Fields of format 1:
 
 import hashlib
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -97,7 +98,9 @@ def read(path: Path) -> dict:
         UserError: if it is missing, damaged, of another format, or holds anything but data.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of what damage makes it read
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file{_instead(path)}") from error
     except IsADirectoryError as error:

@@ -6,6 +6,7 @@ line on stderr that names the value received and what is valid, and exit status 
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -13,6 +14,7 @@ from typing import NoReturn
 import torch
 
 MAX_SEED = 2**32 - 1
+MAX_COUNT = 2**31 - 1
 
 
 class UserError(Exception):
@@ -26,7 +28,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` without abbreviations whose errors are one line."""
+    """An ``ArgumentParser`` without abbreviations whose errors are one line, with status 2."""
 
     def __init__(self, description: str) -> None:
         super().__init__(
@@ -34,55 +36,81 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} -h)\n")
+        self.exit(2, f"{self.prog}: error: {_one_line(message)} (see {self.prog} -h)\n")
+
+    def _get_option_tuples(self, option_string: str) -> list:
+        # allow_abbrev=False is about double dashes only: with one, "-see 1312" would pass for
+        # "-seed 1312", and the key would enter the record of the run
+        return []
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Run a script's ``main``; a ``UserError`` becomes one line on stderr and exit status 2."""
+    """Run a script's ``main``; what the user can mend becomes one line on stderr and status 2.
+
+    That is every ``UserError``, and whatever the operating system refused on the way.
+    """
     try:
         main()
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output is gone; there is nobody to tell
+        _discard_output()  # its reader is gone; there is nobody to tell
         sys.exit(1)
+    except UserError as error:
+        _fail(error)
+    except OSError as error:
+        _discard_output()  # a full disk may be that of stdout
+        _fail(error)
     sys.exit(0)
+
+
+def _fail(error: Exception) -> NoReturn:
+    print(f"error: {_one_line(str(error))}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _discard_output() -> None:
+    """Send what stdout still buffers nowhere, so that Python does not fail on it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _one_line(message: str, longest: int = 600) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= longest else f"{line[:longest]}..."
 
 
 def seed(text: str) -> int:
     """A seed of the published key stream: a whole number in 0..2^32-1."""
-    if not (text.isascii() and text.isdigit()) or int(text) > MAX_SEED:
+    if not (text.isascii() and text.isdigit() and len(text) <= 10) or int(text) > MAX_SEED:
         raise argparse.ArgumentTypeError(f"expected a whole number in 0..{MAX_SEED}, got {text!r}")
     return int(text)
 
 
 def positive_int(text: str) -> int:
-    """A whole number of at least 1."""
-    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
+    """A whole number in 1..2^31-1."""
+    return _number(text, int, lambda v: 1 <= v <= MAX_COUNT, f"a whole number in 1..{MAX_COUNT}")
 
 
 def count(text: str) -> int:
-    """A whole number of at least 0."""
-    return _number(text, int, lambda value: value >= 0, "a whole number of at least 0")
+    """A whole number in 0..2^31-1."""
+    return _number(text, int, lambda v: 0 <= v <= MAX_COUNT, f"a whole number in 0..{MAX_COUNT}")
 
 
 def positive_float(text: str) -> float:
     """A finite number above 0."""
-    return _number(text, float, lambda value: value > 0, "a number above 0")
+    return _number(text, float, lambda v: 0 < v < math.inf, "a number above 0")
 
 
 def non_negative_float(text: str) -> float:
     """A finite number of at least 0."""
-    return _number(text, float, lambda value: value >= 0, "a number of at least 0")
+    return _number(text, float, lambda v: 0 <= v < math.inf, "a number of at least 0")
 
 
 def fraction(text: str) -> float:
     """A number in [0, 1)."""
-    return _number(text, float, lambda value: 0 <= value < 1, "a number in [0, 1)")
+    return _number(text, float, lambda v: 0 <= v < 1, "a number in [0, 1)")
 
 
 def switch(text: str) -> bool:
@@ -96,8 +124,8 @@ def _number(text: str, kind: type, valid: Callable[[float], bool], expected: str
     try:
         value = kind(text)
     except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and valid(value)):
+        value = math.nan  # which no bound holds for
+    if not valid(value):
         raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return value
 

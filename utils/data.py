@@ -5,6 +5,8 @@
 The normalisation constants of the CIFAR sets are those of the published code.
 """
 
+import contextlib
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from utils.shapes import IMAGE_SIZE, SHAPES10_CLASSES, shapes10
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parents[1] / "data"
 SPLITS = ("train", "test")
+DOWNLOAD_TIMEOUT = 20  # seconds without an answer
 
 
 @dataclass(frozen=True)
@@ -126,14 +129,22 @@ def _places(name: str, data_dir: Path | None) -> tuple[Path, ...]:
 
 
 def _from_torchvision(name: str, split: str, root: Path, download: bool) -> ImageSet:
+    made = download and not root.exists()
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
         files = _TORCHVISION[name](root, train=split == "train", download=download)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        if made:
+            with contextlib.suppress(OSError):  # torchvision makes it before it downloads anything
+                root.rmdir()
         reason = "cannot be downloaded" if download else f"cannot be read from {root}"
         raise UserError(
             f"{name} {reason} ({error}); give a folder that holds it with -data_dir, "
             "or use the built-in -dataset shapes10"
         ) from error
+    finally:
+        socket.setdefaulttimeout(patience)
     images = torch.from_numpy(np.ascontiguousarray(files.data.transpose(0, 3, 1, 2)))
     return ImageSet(images, torch.tensor(files.targets), tuple(files.classes))
 

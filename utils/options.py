@@ -1,7 +1,7 @@
 """Flags that several scripts share, each written once: its name, default, unit and help."""
 
-import os
 import sys
+import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -101,7 +101,10 @@ def add_key(parser: Parser) -> None:
         help=f"the key, as a seed in 0..{cli.MAX_SEED}; default: a fresh key for this run",
     )
     group.add_argument(
-        "-key", type=Path, default=None, help="the key, as a file made by scramble.py keygen"
+        "-key",
+        type=Path,
+        default=None,
+        help="the key, as a file made by scramble.py keygen; default: none",
     )
 
 
@@ -160,21 +163,19 @@ def load_key(path: Path) -> Key:
         raise UserError(f"-key: {error}") from error
 
 
-def make_folder(path: Path, flag: str) -> None:
-    """Make a folder for results.
+def writable_folder(path: Path, flag: str) -> None:
+    """Refuse, before any work, a folder that could not be made or written after it; makes nothing.
 
     Raises:
-        UserError: naming the flag and the path, if that cannot be done or it cannot be written.
+        UserError: naming the flag and the path.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{flag} {path}: cannot be made ({error.strerror})") from error
-    if not os.access(path, os.W_OK):
-        raise UserError(f"{flag} {path}: cannot be written")
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise UserError(f"{flag} {path}: {there} is not a folder; expected one to write to")
+    _check_writable(there, f"{flag} {path}")
 
 
-def writable_parent(path: Path | None, flag: str) -> None:
+def writable_file(path: Path | None, flag: str) -> None:
     """Refuse, before any work, a file that could not be written after it.
 
     Raises:
@@ -182,7 +183,16 @@ def writable_parent(path: Path | None, flag: str) -> None:
     """
     if path is None:
         return
-    if path.is_dir():
-        raise UserError(f"{flag} {path}: is a folder; expected a file")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"{flag} {path}: no folder {path.parent} that can be written")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{flag} {path}: is there and is not a file; expected a file to write")
+    if not path.parent.is_dir():
+        raise UserError(f"{flag} {path}: there is no folder {path.parent}")
+    _check_writable(path.parent, f"{flag} {path}")
+
+
+def _check_writable(folder: Path, what: str) -> None:
+    """Try it with a nameless file: permissions alone do not tell on a read-only file system."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{what}: cannot be written ({error.strerror})") from error

@@ -11,6 +11,7 @@ from torchvision.utils import make_grid, save_image
 from utils.cli import UserError
 
 MAX_PIXELS = 100_000_000
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # of Pillow's many readers, those that are asked for
 
 
 def read_image(path: Path) -> Image.Image:
@@ -29,10 +30,12 @@ def read_image(path: Path) -> Image.Image:
 
 def decode_image(path: Path) -> Image.Image:
     """``read_image`` for several threads at once, which cannot each hold back Pillow's warnings."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such image file")
     try:
-        with Image.open(path) as image:
+        if not path.is_file():
+            raise UserError(f"{path}: no such image file")
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: empty; expected an image")
+        with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UserError(
@@ -43,11 +46,13 @@ def decode_image(path: Path) -> Image.Image:
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise UserError(f"{path}: not an image that Pillow can read") from error
+        raise UserError(f"{path}: not an image; expected {' or '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}; at most {MAX_PIXELS // 10**6} megapixels") from error
     except Exception as error:  # Pillow's decoders raise anything on damaged files
-        raise UserError(f"{path}: damaged image ({error})") from error
+        reason = getattr(error, "strerror", None)  # of the operating system's errors only
+        what = f"cannot be read ({reason})" if reason else f"damaged image ({error})"
+        raise UserError(f"{path}: {what}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

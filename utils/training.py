@@ -80,9 +80,6 @@ def train(
     fingerprint = scrambler.fingerprint if scrambler is not None and options.permute else None
     if resumed is not None:
         _check_resumable(options, recipe, fingerprint, resumed)
-    folder = options.resume.parent if options.resume else _new_folder(options)
-    writer = SummaryWriter(options.log_dir / options.net / folder.name)
-
     data = load_split(options.dataset, "train", options.data_dir)
     test = load_split(options.dataset, "test", options.data_dir)
     validation = test if options.select == "test" else None
@@ -94,6 +91,9 @@ def train(
     net = models.create_model(options.net, spec.num_classes, scrambler if keyed else None)
     if options.weights is not None:
         checkpoint.load_weights(net, checkpoint.read(options.weights), options.weights)
+    # nothing is written before everything that was given has been read
+    folder = options.resume.parent if options.resume else _new_folder(options)
+    writer = SummaryWriter(options.log_dir / options.net / folder.name)
     scramble = scrambler.to(device) if options.permute else None
     preprocess = Preprocess(spec.mean, spec.std, scramble, recipe.channels_last).to(device)
     _log_pictures(writer, data.images[:8], scrambler if options.permute else None)

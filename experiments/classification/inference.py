@@ -37,7 +37,7 @@ def parse_args():
         "-image", type=Path, required=True, help="PNG or JPEG of any size; its centre is used"
     )
     parser.add_argument(
-        "-save_dir", type=Path, default=None, help="write the pictures to this folder as PNG"
+        "-save_dir", type=Path, default=None, help="folder for PNGs of it; default: none are made"
     )
     args = parser.parse_args()
     if args.permute and args.scrambled:
@@ -50,6 +50,8 @@ def parse_args():
 def main() -> None:
     args = parse_args()
     device = cli.select_device(args.gpu)
+    if args.save_dir is not None:
+        options.writable_folder(args.save_dir, "-save_dir")
     image_size = DATASETS[args.dataset].image_size
     picture = read_image(args.image)
     if args.scrambled:
@@ -65,9 +67,6 @@ def main() -> None:
         scrambler if args.permute else None,
         device,
     )
-    if args.save_dir is not None:
-        options.make_folder(args.save_dir, "-save_dir")
-
     preprocess = deployed.preprocess_scrambled if args.scrambled else deployed.preprocess
     with torch.inference_mode():
         logits, features = _run(deployed.net, preprocess(image[None].to(device)))
@@ -76,6 +75,7 @@ def main() -> None:
         print(f"{deployed.classes[label]:<16}{probability:7.2%}")
 
     if args.save_dir is not None:
+        args.save_dir.mkdir(parents=True, exist_ok=True)
         seen = scrambler(image) if args.permute else image
         natural = scrambler.backward(image) if args.scrambled else image
         save_png(natural, args.save_dir / "image.png")

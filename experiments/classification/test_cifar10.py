@@ -35,7 +35,9 @@ def parse_args():
     options.add_weights(parser, conf.CHECKPOINT_DIR)
     parser.add_argument("-b", type=cli.positive_int, default=64, help="images per batch")
     parser.add_argument("-amp", action="store_true", help="bfloat16 autocast")
-    parser.add_argument("-json", type=Path, default=None, help="also write the result to this file")
+    parser.add_argument(
+        "-json", type=Path, default=None, help="write the result to this file; default: nowhere"
+    )
     args = parser.parse_args()
     if args.wrong_key and not args.permute:
         parser.error("-wrong_key needs -permute")
@@ -46,7 +48,7 @@ def main() -> None:
     args = parse_args()
     device = cli.select_device(args.gpu)
     keep_freed_memory()
-    options.writable_parent(args.json, "-json")
+    options.writable_file(args.json, "-json")
     image_size = DATASETS[args.dataset].image_size
     scrambler = options.scrambler_from(args, image_size)
     scramble = wrong_scrambler(image_size, args.seed) if args.wrong_key else scrambler
@@ -69,6 +71,7 @@ def main() -> None:
             logits.append(batch)
             bar.update(len(batch))
     correct = count_correct(torch.cat(logits), data.labels)
+    print(f"Accuracy: {correct / len(data):.2%} ({correct}/{len(data)})")
     if args.json is not None:
         write_json(
             args.json,
@@ -85,7 +88,6 @@ def main() -> None:
                 "seconds": time.perf_counter() - started,
             },
         )
-    print(f"Accuracy: {correct / len(data):.2%} ({correct}/{len(data)})")
 
 
 if __name__ == "__main__":

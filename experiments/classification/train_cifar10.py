@@ -31,12 +31,18 @@ def parse_args():
         action="store_true",
         help="fine-tune: start from -weights, or else from the newest run of this net",
     )
-    start.add_argument("-weights", type=Path, default=None, help="weights for -load_weights")
+    start.add_argument(
+        "-weights",
+        type=Path,
+        default=None,
+        help="checkpoint or bare state_dict for -load_weights; default: the newest run of this net",
+    )
     start.add_argument(
         "-resume",
         default=None,
         metavar="PATH|latest",
-        help="continue the run of this checkpoint exactly; latest: the newest run of this net",
+        help="continue the run of this checkpoint exactly; latest: the newest run of this net; "
+        "default: a new run",
     )
     start.add_argument(
         "-train_seed",

@@ -1,0 +1,78 @@
+"""The first table from one set of weights, and its way into the README."""
+
+import importlib
+import json
+
+import pytest
+import torch
+from running import ROOT, SCRIPTS, SEED
+
+from operators import ImageScrambler
+from utils import checkpoint
+from utils.cli import UserError
+
+RESULTS = SCRIPTS / "results" / "table1.json"
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """``module(name)`` imports a script for its functions."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module
+
+
+def test_five_rows_from_one_set_of_weights(script, module, tree, weights, tmp_path):
+    out = tmp_path / "results"
+    result = script(
+        "table1.py",
+        *("-net", "vgg16", "-dataset", "cifar10", "-data_dir", tree, "-seed", SEED),
+        *("-weights", weights, "-epochs", 1, "-warm", 0, "-b", 10, "-lr", 0.001),
+        *("-optimizer", "sgd", "-amp", "off", "-out_dir", out),
+        *("-checkpoint_dir", tmp_path / "checkpoints", "-log_dir", tmp_path / "runs"),
+    )
+    assert result.status == 0, result.err
+    table = json.loads((out / "table1.json").read_text())
+    table1 = module("table1")
+    assert [row["name"] for row in table["rows"]] == list(table1.PUBLISHED)
+    assert [row["published"] for row in table["rows"]] == list(table1.PUBLISHED.values())
+    for row in table["rows"]:
+        assert row["images"] == 20 and row["accuracy"] == row["correct"] / 20
+    plain, with_key = table["rows"][0], table["rows"][3]
+    assert plain["name"] == "plain images" and with_key["name"] == "keyed network, right key"
+    assert plain["correct"] == with_key["correct"]
+    assert table["same_predictions"] == 20
+    assert table["largest_logit_difference"] < 1e-3
+    assert table["key"] == ImageScrambler(32, seed=SEED).fingerprint
+    assert table["weights_sha256"] == checkpoint.digest(torch.load(weights, weights_only=True))
+    assert table["fine_tuning"]["permute"] is True and table["fine_tuning"]["key"] == table["key"]
+
+    shown = (out / "table1.md").read_text()
+    assert shown == table1.markdown(table)
+    assert f"| plain images | 94.1% | {plain['accuracy']:.2%} |" in shown
+    for text in (result.out, result.err, shown, json.dumps(table)):
+        assert str(SEED) not in text
+
+
+def test_published_numbers_stand_beside_what_they_are_about(module):
+    rows = [{"name": "plain images", "published": None, "accuracy": 0.5, "images": 20}]
+    table = {"net": "vgg16", "dataset": "shapes10", "rows": rows}
+    table |= {"same_predictions": 20, "largest_logit_difference": 1e-6}
+    assert "| plain images |  | 50.00% |" in module("table1").markdown(table)
+
+
+def test_a_block_is_put_between_its_markers(module):
+    put = module("readme").put_block
+    text = "before\n<!-- table1 -->\nold\n<!-- /table1 -->\nafter\n"
+    new = put(text, "table1", "new\n")
+    assert new == "before\n<!-- table1 -->\nnew\n<!-- /table1 -->\nafter\n"
+    assert put(new, "table1", "new\n") == new
+    for broken in ("", "<!-- /table1 --><!-- table1 -->", text + text):
+        with pytest.raises(UserError, match="<!-- table1 -->"):
+            put(broken, "table1", "new")
+
+
+@pytest.mark.skipif(not RESULTS.exists(), reason="the table has not been measured yet")
+def test_the_readme_shows_what_was_measured(module):
+    readme = (ROOT / "README.md").read_text()
+    block = module("table1").markdown(json.loads(RESULTS.read_text()))
+    assert module("readme").put_block(readme, "table1", block) == readme, "run readme.py"
