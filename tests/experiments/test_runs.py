@@ -5,6 +5,7 @@ One training run of two steps serves all tests of this file.
 
 import json
 import re
+import resource
 
 import pytest
 import torch
@@ -151,6 +152,21 @@ def test_fine_tuning_starts_from_the_newest_run(script, trained, tree, tmp_path)
     tuned: Result = script("train_cifar10.py", *words, "-log_dir", tmp_path)
     assert tuned.status == 0, tuned.err
     assert "Test accuracy" in tuned.out
+
+
+def test_a_full_disk_while_saving(script, tree, tmp_path):
+    """The largest file that may be written stands for the free space."""
+    files = ("-checkpoint_dir", tmp_path / "checkpoints", "-log_dir", tmp_path / "runs")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        full = script("train_cifar10.py", "-save_weights", "-data_dir", tree, *files, *TINY)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert full.status == 2
+    (line,) = full.err.splitlines()
+    assert line.startswith(f"error: {tmp_path}") and ".pt: cannot be written" in line
+    assert not [p for p in tmp_path.glob("checkpoints/**/*") if p.is_file()]
 
 
 def test_a_mistake_ends_a_process_with_status_2(launch, refused, tmp_path):
