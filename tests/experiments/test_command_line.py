@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from running import ROOT, SCRIPTS
+from running import ROOT, SCRIPTS, SEED
 
 from utils import cli
 
@@ -131,6 +131,12 @@ def test_flags_are_not_abbreviated(script, refused):
     """``-see 1312`` as ``-seed`` would put the key into the record of the run."""
     for words in (["-see", "1312"], ["-s", "1312"], ["-weight", "PATH"], ["-per"]):
         assert words[0] in refused(script("test_cifar10.py", *words))
+
+
+def test_the_key_is_not_repeated_in_an_error(script, refused, tmp_path):
+    for words in (["-bogus"], ["-wrong_key"], ["-key", "FILE"], ["-data_dir", tmp_path / "none"]):
+        line = refused(script("test_cifar10.py", "-seed", SEED, *words))
+        assert str(SEED) not in line
 
 
 def test_a_gpu_that_is_not_there(script, refused, monkeypatch, tmp_path):
