@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch.nn import functional as F
 from torchvision.utils import make_grid, save_image
 
 from utils.cli import UserError
 
 MAX_PIXELS = 100_000_000
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # of Pillow's many readers, those that are asked for
+ROW_GAP = 16  # pixels between the pictures of a row
 
 
 def read_image(path: Path) -> Image.Image:
@@ -92,26 +94,34 @@ def save_png(image: torch.Tensor, path: Path) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def save_feature_maps(columns: list[torch.Tensor], path: Path) -> None:
-    """Write feature maps as PNG: for each of ``columns`` a grid of up to 64 channels, side by side.
+def feature_grid(maps: torch.Tensor) -> torch.Tensor:
+    """The first 16 feature maps of ``(C, H, W)`` as one picture, each in its own range of grey.
 
-    Each channel is stretched to its own range of grey. All columns show the same channels.
+    Returns:
+        float32 ``(3, H', W')`` in [0, 1]: four maps to a row.
+    """
+    channels = maps[:16].float().cpu()[:, None]  # (16, 1, H, W)
+    return make_grid(channels, nrow=4, normalize=True, scale_each=True, pad_value=0.5)
+
+
+def save_row(pictures: list[torch.Tensor], path: Path) -> None:
+    """Write pictures side by side as PNG, each enlarged by the largest whole factor that fits.
 
     Args:
-        columns: tensors of one shape ``(C, H, W)``.
+        pictures: float ``(3, H, W)`` in [0, 1] each; twice the tallest decides the row's height.
         path: the file to write.
 
     Raises:
         UserError: if it cannot be written.
     """
-    grids = []
-    for maps in columns:
-        channels = maps[:64].float().cpu()[:, None]  # (C, 1, H, W)
-        channels = torch.nn.functional.interpolate(channels, scale_factor=2, mode="nearest")
-        grids.append(make_grid(channels, nrow=8, normalize=True, scale_each=True, pad_value=0.5))
-    gap = torch.ones(3, grids[0].shape[1], 16)
-    row = [part for grid in grids for part in (grid, gap)][:-1]
+    height = 2 * max(picture.shape[1] for picture in pictures)
+    row = []
+    for picture in pictures:
+        factor = height // picture.shape[1]
+        large = picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        left = height - large.shape[1]
+        row.append(F.pad(large, (0, ROW_GAP, left // 2, left - left // 2), value=1.0))
     try:
-        save_image(torch.cat(row, dim=2), path)
+        save_image(torch.cat(row, dim=2)[:, :, :-ROW_GAP], path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error

@@ -15,7 +15,7 @@ from utils import cli, options
 from utils.cli import UserError
 from utils.data import DATASETS
 from utils.deploy import Deployed, deploy
-from utils.pictures import fit, read_image, save_feature_maps, save_png, to_tensor
+from utils.pictures import feature_grid, fit, read_image, save_png, save_row, to_tensor
 
 TOP = 5
 
@@ -78,10 +78,10 @@ def main() -> None:
         args.save_dir.mkdir(parents=True, exist_ok=True)
         seen = scrambler(image) if args.permute else image
         natural = scrambler.backward(image) if args.scrambled else image
-        save_png(natural, args.save_dir / "image.png")
-        if args.permute or args.scrambled:
-            save_png(seen, args.save_dir / "scrambled.png")
-        _save_features(deployed, features[0], args.save_dir / "features.png")
+        images = [natural, seen] if args.permute or args.scrambled else [natural]
+        for shown, name in zip(images, ("image.png", "scrambled.png"), strict=False):
+            save_png(shown, args.save_dir / name)
+        _save_overview(deployed, images, features[0], args.save_dir / "features.png")
         print(f"pictures: {args.save_dir}")
 
 
@@ -110,14 +110,16 @@ def _run(net: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
         hook.remove()
 
 
-def _save_features(deployed: Deployed, features: torch.Tensor, path: Path) -> None:
-    """The first layer's maps as the server sees them; where keyed, restored beside them."""
+def _save_overview(
+    deployed: Deployed, images: list[torch.Tensor], features: torch.Tensor, path: Path
+) -> None:
+    """The picture, what is sent, the first layer's maps; where keyed, these restored as well."""
+    row = [image / 255 for image in images] + [feature_grid(features)]
     first = _first_convolution(deployed.net)
-    columns = [features]
     if isinstance(first, KeyedConv2d):
         restore = ImageScrambler(first.output_size, key=first.out_key.cpu()).backward
-        columns.append(restore(features.cpu()))
-    save_feature_maps([maps.cpu() for maps in columns], path)
+        row.append(feature_grid(restore(features.cpu())))
+    save_row(row, path)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,15 @@ import torch
 from PIL import Image
 
 from utils.cli import UserError
-from utils.pictures import fit, read_image, save_feature_maps, save_png, to_tensor
+from utils.pictures import (
+    ROW_GAP,
+    feature_grid,
+    fit,
+    read_image,
+    save_png,
+    save_row,
+    to_tensor,
+)
 
 WIDTH, HEIGHT = 6, 4
 
@@ -135,9 +143,22 @@ def test_png_round_trip_is_exact(tmp_path):
         save_png(image, tmp_path / "missing" / "a.png")
 
 
-def test_feature_maps_side_by_side(tmp_path):
-    maps = torch.randn(70, 6, 6)
-    save_feature_maps([maps], tmp_path / "one.png")
-    save_feature_maps([maps, maps], tmp_path / "two.png")
-    one, two = (read_image(tmp_path / name) for name in ("one.png", "two.png"))
-    assert two.size == (2 * one.width + 16, one.height)
+def test_a_grid_holds_the_first_16_maps_each_in_its_own_range():
+    maps = torch.rand(70, 6, 6) * torch.logspace(0, 3, 70)[:, None, None]
+    grid = feature_grid(maps)
+    assert grid.shape == (3, 4 * 8 + 2, 4 * 8 + 2)  # two pixels between maps
+    first = grid[0, 2:8, 2:8]
+    assert first.min() == 0 and first.max() == 1
+
+
+def test_a_row_enlarges_by_whole_factors(tmp_path):
+    small, tall = torch.zeros(3, 6, 6), torch.zeros(3, 20, 10)
+    save_row([small, tall], tmp_path / "row.png")
+    row = to_tensor(read_image(tmp_path / "row.png"))
+    assert row.shape == (3, 40, 6 * 6 + ROW_GAP + 2 * 10)
+    assert (row[:, 2:38, :36] == 0).all() and (row[:, :2, :36] == 255).all()
+
+
+def test_a_row_that_cannot_be_written(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be written"):
+        save_row([torch.zeros(3, 6, 6)], tmp_path / "missing" / "row.png")
