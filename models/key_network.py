@@ -1,30 +1,34 @@
 """One call makes an ordinary network run on scrambled images (paper, section 3).
 
-The network is traced; every layer with a spatial extent is replaced by its keyed twin, which takes
-its input under the key of the layer before it and gives its output under a fresh key of its own.
-Keys are drawn in the order of execution, for VGG16 that of the published implementation. Layers
-that treat every position alike (batch normalisation, ReLU, dropout) need no key, and a 1x1 map has
-only one, so that a classifier on top of it stays as it is.
+The network is traced, every tensor with a spatial extent is planned a key, the keys are drawn in
+the order of execution (for VGG16 that of the published implementation), and layers are replaced
+by their keyed operators. ``models.keying`` holds these steps; ``models/keying/rules`` says what is
+done with each operation.
+
+What this promises: the keyed network computes on scrambled images exactly what the plain one
+computes on the images, up to rounding, or ``key_network`` raises. Every tensor that one layer hands
+to the next is scrambled, unless a flattening or a global pooling has made features of it. A layer
+without a keyed operator (interpolation, windowed attention, ...) gets its input restored, and its
+result is scrambled under a fresh key; the gather backend does the same for every layer.
 """
+
+import copy
+from inspect import signature
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional as F
+from torch.func import functional_call
 
-from operators import ImageScrambler, KeyedAvgPool2d, KeyedConv2d, KeyedMaxPool2d
+from models.keying import rules  # noqa: F401  (fills the registry)
+from models.keying.layout import NATURAL, Group
+from models.keying.network import KeyedNetwork
+from models.keying.plan import LAYOUT, VALUE, KeyingError, Plan
+from models.keying.registry import SOURCES, rule_for
+from models.keying.rewrite import carry_out
+from models.keying.trace import find_shapes, mode, trace
+from operators import ImageScrambler
 
-POINTWISE_MODULES = (
-    *(nn.BatchNorm2d, nn.Identity, nn.Dropout, nn.Dropout2d),
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh),
-    *(nn.ELU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh),
-)
-POINTWISE_FUNCTIONS = (*(torch.relu, F.relu, torch.sigmoid, torch.tanh, F.gelu, F.silu, F.dropout),)
-
-
-class KeyingError(ValueError):
-    """A network cannot be keyed exactly; names the module or operation and the reason."""
+TOLERANCE = 1e-6  # of the largest output, in float64
 
 
 def key_network(
@@ -32,23 +36,32 @@ def key_network(
     scrambler: ImageScrambler,
     image_size: tuple[int, int] | None = None,
     backend: str = "auto",
-) -> nn.Module:
+    in_channels: int = 3,
+    scramble_output: bool = False,
+    verify: bool = True,
+) -> KeyedNetwork:
     """The network that gives on scrambled images what ``net`` gives on the images.
 
-    Its parameters are those of ``net``, shared and under the same names; keys and offsets are
-    buffers that never enter a ``state_dict``.
+    It has copies of the parameters of ``net``, in the same order and under the same names; keys
+    and offsets are buffers that never enter a ``state_dict``. Maps that meet in a sum or a
+    concatenation share one key, every other layer's output has its own.
 
     Shape: input ``(N, C, H, W)`` scrambled by ``scrambler``, output as ``net``'s.
 
     Args:
-        net: an ordinary network whose forward pass can be traced by ``torch.fx``.
+        net: an ordinary network that ``torch.fx`` can trace; it is left as it is.
         scrambler: the key of the images, and the source of the layers' keys.
         image_size: ``(H, W)`` of the images; None for the scrambler's.
-        backend: how keyed layers compute: ``auto``, ``deform`` or ``gather``.
+        backend: how keyed operators compute: ``auto``, ``deform`` or ``gather``.
+        in_channels: ``C`` of the images.
+        scramble_output: return maps (of a segmentation, say) as the server has them; the
+            ``ImageScrambler`` in ``output_keys`` restores them. Otherwise they come in natural
+            order.
+        verify: compare both networks in float64 on random images before returning.
 
     Raises:
-        KeyingError: naming the module path, the operation and the reason, if the network has an
-            operation that cannot be keyed exactly.
+        KeyingError: naming the module, the operation and the reason, if the network cannot be
+            keyed exactly, or if the comparison fails.
         ValueError: if ``image_size`` is not the scrambler's.
 
     Example:
@@ -61,104 +74,126 @@ def key_network(
         raise ValueError(
             f"image_size must be the scrambler's {scrambler.image_size}, got {tuple(image_size)}"
         )
-    traced = fx.symbolic_trace(net)
-    kernel = next(p for p in net.parameters() if p.dim() == 4)
-    sizes = _plane_sizes(traced, kernel, scrambler)
+    work = copy.deepcopy(net)
+    graph, eval_only = trace(work)
+    if eval_only and net.training:
+        raise KeyingError(
+            "forward: takes another path in training than in evaluation; call net.eval() first"
+        )
+    find_shapes(work, graph, (2, in_channels, *scrambler.image_size))
+    plan = make_plan(work, graph, backend, scrambler.key.cpu(), scramble_output)
     stream = scrambler.layer_keys()
-    keys: dict[fx.Node, Tensor] = {}  # of the nodes that have a spatial extent above 1x1
-    for node in traced.graph.nodes:
-        if node.op == "placeholder":
-            keys[node] = scrambler.key.cpu()
-            continue
-        inputs = [source for source in node.all_input_nodes if source in keys]
-        if not inputs:
-            continue
-        layer = traced.get_submodule(node.target) if node.op == "call_module" else None
-        if type(layer) in KEYED_TWINS:
-            size = sizes[node]
-            out_key = stream.draw(size[0] * size[1])
-            geometry = {
-                "image_size": sizes[inputs[0]],
-                "in_key": keys[inputs[0]],
-                "out_key": out_key,
-                "backend": backend,
-            }
-            _replace(traced, node.target, KEYED_TWINS[type(layer)](layer, geometry))
-            if size != (1, 1):
-                keys[node] = out_key
-        elif type(layer) in POINTWISE_MODULES or node.target in POINTWISE_FUNCTIONS:
-            if len(inputs) > 1:
-                raise KeyingError(f"{node.name}: joins maps that are under different keys")
-            keys[node] = keys[inputs[0]]
-        else:
-            raise KeyingError(_refusal(node, layer))
-    return traced.to(kernel.device).train(net.training)
-
-
-def _plane_sizes(
-    traced: fx.GraphModule, kernel: Tensor, scrambler: ImageScrambler
-) -> dict[fx.Node, tuple[int, int]]:
-    """``(H, W)`` of every node's result, found without computing anything."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
-        image = kernel.new_empty(2, kernel.shape[1], *scrambler.image_size)
-    ShapeProp(traced, fake_mode=mode).propagate(image)
-    shapes = {
-        node: node.meta["tensor_meta"].shape for node in traced.graph.nodes if node.op != "output"
-    }
-    return {node: tuple(shape[-2:]) for node, shape in shapes.items()}
-
-
-def _keyed_conv(layer: nn.Conv2d, geometry: dict) -> KeyedConv2d:
-    keyed = KeyedConv2d(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel_size,
-        layer.stride,
-        layer.padding,
-        layer.dilation,
-        layer.groups,
-        layer.bias is not None,
-        device="meta",
-        **geometry,
-    )
-    keyed.weight, keyed.bias = layer.weight, layer.bias
+    for key in plan.keys:
+        if key.value is None:
+            key.value = stream.draw(key.positions)
+    keys_out = output_keys(graph, scramble_output)
+    carry_out(plan)
+    keyed = KeyedNetwork(work, graph, keys_out, eval_only)
+    if verify:
+        check_equal(net, keyed, scrambler, in_channels)
     return keyed
 
 
-def _keyed_max_pool(layer: nn.MaxPool2d, geometry: dict) -> KeyedMaxPool2d:
-    return KeyedMaxPool2d(
-        layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode, **geometry
-    )
+def make_plan(
+    net: nn.Module, graph: fx.Graph, backend: str, image_key: Tensor, scramble_output: bool
+) -> Plan:
+    """Apply the rule of every operation, in the order of execution."""
+    plan = Plan(net, graph, backend, image_key)
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            # The first input is the image batch; others keep their defaults.
+            image = node is next(iter(graph.nodes))
+            node.meta[LAYOUT] = (Group(plan.keys[0], 2, 3),) if image else NATURAL
+        elif node.op == "output":
+            for x in plan.tensors(node):
+                if not (scramble_output and stays_scrambled(x)):
+                    plan.restore(node, x)
+        else:
+            node.meta[LAYOUT] = layout_after(plan, node)
+    return plan
 
 
-def _keyed_avg_pool(layer: nn.AvgPool2d, geometry: dict) -> KeyedAvgPool2d:
-    return KeyedAvgPool2d(
-        layer.kernel_size,
-        layer.stride,
-        layer.padding,
-        layer.ceil_mode,
-        layer.count_include_pad,
-        layer.divisor_override,
-        **geometry,
-    )
+def layout_after(plan: Plan, node: fx.Node) -> object:
+    """Apply the rule of one operation; the layout of its result, or of each of its results."""
+    keyed = any(plan.layout(x) != NATURAL for x in node.all_input_nodes)
+    rule = rule_for(node, plan.module(node))
+    if rule not in SOURCES and not keyed:
+        return NATURAL
+    if not holds_tensor(node.meta[VALUE]):
+        return NATURAL  # a shape, a number
+    if rule is None:
+        plan.fail(node, "has no rule, so what it does to a scrambled map is not known")
+    arguments = dict(node.kwargs)
+    first = [arguments.pop("input")] if "input" in arguments and not node.args else []
+    try:
+        call = signature(rule).bind(plan, node, *first, *node.args, **arguments)
+    except TypeError as error:
+        plan.fail(node, f"is called with arguments that its rule does not know ({error})")
+    return rule(*call.args, **call.kwargs)
 
 
-KEYED_TWINS = {
-    nn.Conv2d: _keyed_conv,
-    nn.MaxPool2d: _keyed_max_pool,
-    nn.AvgPool2d: _keyed_avg_pool,
-}
+def holds_tensor(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(holds_tensor(v) for v in value)
+    return isinstance(value, Tensor)
 
 
-def _replace(traced: fx.GraphModule, path: str, layer: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(traced.get_submodule(parent), name, layer)
+def stays_scrambled(x: fx.Node) -> bool:
+    """Whether an output is a map, which a client can restore: scrambled at its last two axes."""
+    rank = x.meta[VALUE].dim()
+    return [group.span for group in x.meta[LAYOUT]] == [(rank - 2, rank - 1)]
 
 
-def _refusal(node: fx.Node, layer: nn.Module | None) -> str:
-    where = node.target if layer is not None else node.name
-    what = (
-        type(layer).__name__ if layer is not None else getattr(node.target, "__name__", node.target)
-    )
-    return f"{where}: {what} on a scrambled map has no exact keyed form here"
+def output_keys(graph: fx.Graph, scramble_output: bool) -> object:
+    """An ``ImageScrambler`` for each map that is returned scrambled, None for other outputs."""
+
+    def key_of(x: object) -> ImageScrambler | None:
+        if not (scramble_output and isinstance(x, fx.Node) and stays_scrambled(x)):
+            return None
+        key = x.meta[LAYOUT][0].key.value
+        return ImageScrambler(tuple(x.meta[VALUE].shape[-2:]), key=key)
+
+    output = next(node for node in graph.nodes if node.op == "output")
+    return fx.node.map_aggregate(output.args[0], key_of)
+
+
+def check_equal(
+    net: nn.Module, keyed: KeyedNetwork, scrambler: ImageScrambler, in_channels: int
+) -> None:
+    """Compare both networks on two random images, in float64 on the CPU.
+
+    Raises:
+        KeyingError: if an output differs by more than ``TOLERANCE`` of the largest value.
+    """
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, in_channels, *scrambler.image_size, generator=generator).double()
+    expected = evaluate(net, image)
+    found = evaluate(keyed, scrambler(image))
+    for a, b, key in zip(expected, found, leaves(keyed.output_keys), strict=True):
+        b = b if key is None else key.backward(b)
+        scale = a.abs().max().item() if a.numel() else 0.0
+        if not torch.allclose(a, b, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True):
+            raise KeyingError(
+                f"forward: the keyed network differs from the plain one by "
+                f"{(a - b).abs().max().item():.3g}, with outputs up to {scale:.3g}; "
+                f"one of its operations is keyed wrongly"
+            )
+
+
+def evaluate(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """Outputs of ``net`` in eval mode, with its weights as float64 on the CPU."""
+    state = {
+        name: t.cpu().double() if t.is_floating_point() else t.cpu()
+        for name, t in (*net.named_parameters(), *net.named_buffers())
+    }
+    with mode(net, training=False), torch.no_grad():
+        return leaves(functional_call(net, state, (x,)))
+
+
+def leaves(output: object) -> list:
+    """What a nest of dictionaries and sequences holds, in order."""
+    if isinstance(output, dict):
+        output = list(output.values())
+    if isinstance(output, (tuple, list)):
+        return [leaf for part in output for leaf in leaves(part)]
+    return [output]

@@ -1,0 +1,285 @@
+"""``key_network`` on small networks, one per kind of operation, and on what it must refuse."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models import KeyingError, key_network
+from operators import ImageScrambler, KeyedConv2d
+
+SIZE = (8, 12)
+
+
+class Net(nn.Module):
+    """A stem, some function of its map, and a head that sees where things are."""
+
+    def __init__(self, function, stem=None, **layers) -> None:
+        super().__init__()
+        self.stem = stem or nn.Conv2d(3, 4, 3, padding=1)
+        self.layers = nn.ModuleDict(layers)
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.stem(x), self.layers)
+
+
+def conv(**options) -> nn.Conv2d:
+    return nn.Conv2d(4, 4, 3, padding=1, **options)
+
+
+def heads(x, heads=2):
+    """``(N, C, H, W)`` -> ``(N, heads, H*W, C / heads)``, as hand-written attention does."""
+    n, c, h, w = x.shape
+    return x.flatten(2).reshape(n, heads, c // heads, h * w).transpose(2, 3)
+
+
+def attention(x, layers):
+    q, k, v = heads(x), heads(layers["k"](x)), heads(layers["v"](x))
+    weights = (q @ k.transpose(-2, -1) * 0.5).softmax(dim=-1)
+    return (weights @ v).transpose(2, 3).flatten(1)
+
+
+def tokens(x, layers):
+    t = x.flatten(2).transpose(1, 2)
+    t = torch.cat([layers["token"](t.mean(1, keepdim=True)), t], dim=1)
+    t = t + layers["position"].weight
+    t = layers["norm"](t)
+    t = t + layers["attention"](t, t, t, need_weights=False)[0]
+    return layers["encoder"](t)[:, 0]
+
+
+def shuffle(x, layers):
+    n, c, h, w = x.size()
+    x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+    a, b = x.chunk(2, dim=1)
+    return torch.cat([a, torch.relu(b)], dim=1).flatten(1)
+
+
+def squeeze_excite(x, layers):
+    scale = torch.sigmoid(layers["fc"](F.adaptive_avg_pool2d(x, 1)))
+    return layers["conv"](x * scale).flatten(1)
+
+
+def single(**layers):
+    def run(x, layers):
+        for layer in layers.values():
+            x = layer(x)
+        return x.flatten(1)
+
+    return Net(run, **layers)
+
+
+def net(function, **layers):
+    return Net(function, **layers)
+
+
+CASES = {
+    "flatten": lambda: single(),
+    "stride": lambda: single(a=nn.Conv2d(4, 6, 3, stride=2), b=nn.Conv2d(6, 4, (1, 3))),
+    "dilation": lambda: single(a=nn.Conv2d(4, 4, 3, dilation=2, padding=2, groups=2)),
+    "depthwise": lambda: single(a=conv(groups=4), b=nn.Conv2d(4, 8, 1)),
+    "same": lambda: single(a=nn.Conv2d(4, 4, 3, padding="same"), b=nn.Conv2d(4, 4, 2, padding="same")),
+    "valid": lambda: single(a=nn.Conv2d(4, 4, 3, padding="valid")),
+    "reflect": lambda: single(a=conv(padding_mode="reflect"), b=conv(padding_mode="circular")),
+    "transposed": lambda: single(a=nn.ConvTranspose2d(4, 2, 3, stride=2, padding=1)),
+    "pooling": lambda: single(
+        a=nn.MaxPool2d(3, 1, 1), b=nn.AvgPool2d(2, ceil_mode=True), c=nn.LPPool2d(2, 2)
+    ),
+    "adaptive": lambda: single(a=nn.AdaptiveAvgPool2d((5, 7)), b=nn.AdaptiveMaxPool2d(3)),
+    "normalisation": lambda: single(
+        a=nn.BatchNorm2d(4), b=nn.GroupNorm(2, 4), c=nn.InstanceNorm2d(4, affine=True)
+    ),
+    "layer norm over a map": lambda: single(a=nn.LayerNorm((4, *SIZE))),
+    "interpolation": lambda: single(
+        a=nn.Upsample(scale_factor=2), b=nn.Upsample(size=(5, 9), mode="bilinear"), c=conv()
+    ),
+    "pixel shuffle": lambda: single(a=nn.PixelShuffle(2), b=nn.PixelUnshuffle(2), c=conv()),
+    "padding": lambda: single(a=nn.ReflectionPad2d(2), b=nn.ZeroPad2d((0, 1, 2, 0)), c=conv()),
+    "unflatten": lambda: single(a=nn.Flatten(2), b=nn.Unflatten(2, SIZE), c=conv()),
+    "residual": lambda: net(lambda x, m: torch.relu(x + m["a"](x)).flatten(1), a=conv()),
+    "residual in place": lambda: net(lambda x, m: m["b"](m["a"](x).add_(x)).mean((2, 3)), a=conv(), b=conv()),
+    "dense": lambda: net(lambda x, m: m["b"](torch.cat([x, m["a"](x)], 1)).flatten(1), a=conv(), b=nn.Conv2d(8, 2, 3)),
+    "called twice": lambda: net(lambda x, m: m["a"](torch.relu(m["a"](x))).flatten(1), a=conv()),
+    "functional pools": lambda: net(lambda x, m: F.avg_pool2d(F.max_pool2d(x, 2), 3, 1, 1).flatten(1)),
+    "global mean": lambda: net(lambda x, m: x.mean((2, 3))),
+    "mean of rows": lambda: net(lambda x, m: (x * x.mean(2, keepdim=True)).mean(3).flatten(1)),
+    "coordinates": lambda: net(lambda x, m: (x + torch.arange(12.0).to(x)).flatten(1)),
+    "slices": lambda: net(lambda x, m: m["a"](x[:, :, 1::2, :-3]).flatten(1), a=conv()),
+    "roll": lambda: net(lambda x, m: m["a"](torch.roll(x, (1, 2), (2, 3))).flatten(1), a=conv()),
+    "map transposed": lambda: net(lambda x, m: m["a"](x.transpose(2, 3)).flatten(1), a=conv()),
+    "channels last": lambda: net(
+        lambda x, m: m["b"](m["a"](x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2).flatten(1),
+        a=nn.LayerNorm(4), b=nn.Linear(4, 3),
+    ),
+    "mixer": lambda: net(lambda x, m: m["a"](x.flatten(2)).relu().flatten(1), a=nn.Linear(96, 40)),
+    "shuffle": lambda: net(shuffle),
+    "squeeze and excite": lambda: net(squeeze_excite, fc=nn.Conv2d(4, 4, 1), conv=conv()),
+    "attention by hand": lambda: net(attention, k=conv(), v=conv()),
+    "tokens": lambda: net(
+        tokens,
+        token=nn.Linear(4, 4),
+        position=nn.Embedding(97, 4),
+        norm=nn.LayerNorm(4),
+        attention=nn.MultiheadAttention(4, 2, batch_first=True),
+        encoder=nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+    ),
+    "decoder": lambda: net(
+        lambda x, m: m["b"](F.interpolate(m["a"](F.adaptive_avg_pool2d(x, 1)), size=(6, 6))),
+        a=nn.Conv2d(4, 4, 1), b=conv(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["deform", "gather"])
+@pytest.mark.parametrize("name", CASES)
+def test_keyed_network_gives_the_plain_outputs(name, backend):
+    torch.manual_seed(0)
+    plain = CASES[name]().eval()
+    scrambler = ImageScrambler(SIZE, seed=3)
+    keyed = key_network(plain, scrambler, backend=backend).eval()
+    assert list(keyed.state_dict()) == list(plain.state_dict())
+    x = torch.rand(3, 3, *SIZE)  # another batch size than the one it was traced with
+    expected = plain(x)
+    torch.testing.assert_close(keyed(scrambler(x)), expected, rtol=1e-4, atol=1e-5)
+
+
+REFUSED = {
+    "mixes positions with the batch": lambda x, m: x.flatten(0, 2),
+    "returns positions": lambda x, m: x.flatten(2).argmax(2),
+    "has no rule": lambda x, m: torch.sort(x, dim=2).values,
+    "separates the axes": lambda x, m: x.permute(0, 2, 1, 3),
+    "cannot be traced": lambda x, m: x if x.sum() > 0 else -x,
+    "cuts a scrambled map": lambda x, m: x.chunk(2, dim=3)[0],
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_refusals_name_the_reason(reason):
+    with pytest.raises(KeyingError, match=reason):
+        key_network(Net(REFUSED[reason]), ImageScrambler(SIZE, seed=0))
+
+
+def test_refusals_name_the_module_and_the_operation():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.sort(x, dim=2).values
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.ReLU(), Odd()))
+    with pytest.raises(KeyingError, match=r"^1\.1: sort: has no rule"):
+        key_network(net, ImageScrambler(SIZE, seed=0))
+
+
+def test_verification_finds_a_wrong_rule(monkeypatch):
+    from models.keying import registry
+
+    monkeypatch.setitem(registry.MODULES, nn.ReflectionPad2d, registry.MODULES[nn.ReLU])
+    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReflectionPad2d(0), nn.ReLU())
+    assert key_network(net, ImageScrambler(SIZE, seed=0)) is not None
+    monkeypatch.setitem(registry.FUNCTIONS, torch.roll, registry.FUNCTIONS[torch.relu])
+    with pytest.raises(KeyingError, match="differs from the plain one"):
+        key_network(Net(lambda x, m: torch.roll(x, 1, 3)), ImageScrambler(SIZE, seed=0))
+
+
+def test_features_between_layers_are_scrambled_by_their_own_keys():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+    scrambler = ImageScrambler(SIZE, seed=0)
+    keyed = key_network(net, scrambler)
+    x = torch.rand(1, 3, *SIZE)
+    seen = {}
+    for name in ("0", "2"):
+        layer = keyed.get_submodule(name)
+        layer.register_forward_hook(lambda m, i, o, name=name: seen.update({name: o}))
+    keyed(scrambler(x))
+    for name in ("0", "2"):
+        natural = net[: int(name) + 1](x)
+        key = keyed.get_submodule(name).out_key
+        assert not torch.allclose(seen[name], natural, atol=1e-3)
+        torch.testing.assert_close(seen[name].flatten(2), natural.flatten(2)[:, :, key])
+    keys = [scrambler.key, *(keyed.get_submodule(n).out_key for n in ("0", "2"))]
+    assert len({tuple(key.tolist()) for key in keys}) == 3
+
+
+def test_maps_that_meet_share_one_key():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+
+        def forward(self, x):
+            a = self.a(x)
+            return (a + self.c(self.b(a))).mean((2, 3))
+
+    keyed = key_network(Residual(), ImageScrambler(SIZE, seed=0))
+    assert torch.equal(keyed.a.out_key, keyed.c.out_key)
+    assert not torch.equal(keyed.a.out_key, keyed.b.out_key)
+    stream = ImageScrambler(SIZE, seed=0).layer_keys()
+    assert torch.equal(keyed.a.out_key, stream.draw(96))
+    assert torch.equal(keyed.b.out_key, stream.draw(96))
+
+
+def test_dense_outputs_are_natural_or_under_the_returned_key():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=2)).eval()
+    scrambler, x = ImageScrambler(SIZE, seed=0), torch.rand(2, 3, *SIZE)
+    torch.testing.assert_close(key_network(net, scrambler)(scrambler(x)), net(x))
+    keyed = key_network(net, scrambler, scramble_output=True)
+    y = keyed(scrambler(x))
+    assert not torch.allclose(y, net(x))
+    torch.testing.assert_close(keyed.output_keys.backward(y), net(x))
+
+
+def test_is_an_ordinary_module():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(384, 2)
+    )
+    scrambler, x = ImageScrambler(SIZE, seed=0), torch.rand(4, 3, *SIZE)
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    keyed = key_network(net, scrambler)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert isinstance(keyed.get_submodule("0"), KeyedConv2d) and type(net[0]) is nn.Conv2d
+    assert [n for n, _ in keyed.named_parameters()] == [n for n, _ in net.named_parameters()]
+    assert keyed.training and not keyed.eval().training and not keyed.get_submodule("1").training
+    twin = copy.deepcopy(keyed.train())
+    twin(scrambler(x)).sum().backward()
+    assert all(p.grad is not None for p in twin.parameters())
+    assert all(p.grad is None for p in keyed.parameters())
+    twin.load_state_dict(net.state_dict())
+    torch.testing.assert_close(twin.eval()(scrambler(x)), net.eval()(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(twin(scrambler(x)), net(x), rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(twin.double()(scrambler(x.double())), net.double()(x.double()))
+
+
+def test_a_network_with_another_path_in_training_is_keyed_for_evaluation():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.aux = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return (x, self.aux(x)) if self.training else x
+
+    scrambler = ImageScrambler(SIZE, seed=0)
+    with pytest.raises(KeyingError, match="another path in training"):
+        key_network(Auxiliary(), scrambler)
+    net = Auxiliary().eval()
+    keyed = key_network(net, scrambler)
+    assert list(keyed.state_dict()) == list(net.state_dict())
+    with pytest.raises(RuntimeError, match="another path"):
+        keyed.train()
+
+
+def test_arguments_are_checked():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3))
+    scrambler = ImageScrambler(SIZE, seed=0)
+    key_network(net, scrambler, image_size=SIZE, in_channels=1)
+    with pytest.raises(ValueError, match=r"image_size must be .*\(8, 12\), got \(9, 9\)"):
+        key_network(net, scrambler, image_size=(9, 9))
+    with pytest.raises(ValueError, match="0: Conv2d: .*channels"):
+        key_network(net, scrambler)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        key_network(net, scrambler, in_channels=1, backend="fast")
