@@ -36,7 +36,7 @@ def key_network(
     scrambler: ImageScrambler,
     image_size: tuple[int, int] | None = None,
     backend: str = "auto",
-    in_channels: int = 3,
+    in_channels: int | None = None,
     scramble_output: bool = False,
     verify: bool = True,
 ) -> KeyedNetwork:
@@ -53,7 +53,7 @@ def key_network(
         scrambler: the key of the images, and the source of the layers' keys.
         image_size: ``(H, W)`` of the images; None for the scrambler's.
         backend: how keyed operators compute: ``auto``, ``deform`` or ``gather``.
-        in_channels: ``C`` of the images.
+        in_channels: ``C`` of the images; None for that of the first convolution, or 3.
         scramble_output: return maps (of a segmentation, say) as the server has them; the
             ``ImageScrambler`` in ``output_keys`` restores them. Otherwise they come in natural
             order.
@@ -75,6 +75,9 @@ def key_network(
             f"image_size must be the scrambler's {scrambler.image_size}, got {tuple(image_size)}"
         )
     work = copy.deepcopy(net)
+    if in_channels is None:
+        convolutions = (m for m in work.modules() if isinstance(m, nn.Conv2d))
+        in_channels = getattr(next(convolutions, None), "in_channels", 3)
     graph, eval_only = trace(work)
     if eval_only and net.training:
         raise KeyingError(

@@ -30,7 +30,11 @@ def resolve_backend(backend: str) -> str:
 
 
 def _select(x: Tensor, index: Tensor) -> Tensor:
-    """``out[..., p] = x[..., index[p]]`` by the fastest exact route for the layout of ``x``."""
+    """``out[..., p] = x[..., index[p]]`` by the fastest exact route for the layout of ``x``.
+
+    The result is no view of another tensor: autograd would forbid a network to write into it, as
+    an in-place ReLU after a convolution does.
+    """
     if torch.compiler.is_compiling():  # one standard operator; the compiler picks the loops
         return x.flatten(-2).index_select(-1, index).reshape(x.shape)
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
@@ -40,10 +44,14 @@ def _select(x: Tensor, index: Tensor) -> Tensor:
         first = torch.arange(0, n * h * w, h * w, device=x.device)
         rows = (first[:, None] + index).flatten()  # (N*H*W,)
         pixels = x.permute(0, 2, 3, 1).reshape(n * h * w, c)
-        return pixels.index_select(0, rows).view(n, h, w, c).permute(0, 3, 1, 2)
+        out = torch.empty_like(x, memory_format=torch.channels_last)
+        torch.index_select(pixels, 0, rows, out=out.permute(0, 2, 3, 1).view(n * h * w, c))
+        return out
     # Not index_select: along the last dimension it is ten times slower on the CPU.
     planes = x.flatten(-2)  # (..., H*W)
-    return planes.gather(-1, index.expand(planes.shape)).reshape(x.shape)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    torch.gather(planes, -1, index.expand(planes.shape), out=out.flatten(-2))
+    return out
 
 
 class _Reorder(Function):

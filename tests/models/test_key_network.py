@@ -81,7 +81,7 @@ CASES = {
     "stride": lambda: single(a=nn.Conv2d(4, 6, 3, stride=2), b=nn.Conv2d(6, 4, (1, 3))),
     "dilation": lambda: single(a=nn.Conv2d(4, 4, 3, dilation=2, padding=2, groups=2)),
     "depthwise": lambda: single(a=conv(groups=4), b=nn.Conv2d(4, 8, 1)),
-    "same": lambda: single(a=nn.Conv2d(4, 4, 3, padding="same"), b=nn.Conv2d(4, 4, 2, padding="same")),
+    "same": lambda: single(a=conv(), b=nn.Conv2d(4, 4, (3, 2), padding="same")),
     "valid": lambda: single(a=nn.Conv2d(4, 4, 3, padding="valid")),
     "reflect": lambda: single(a=conv(padding_mode="reflect"), b=conv(padding_mode="circular")),
     "transposed": lambda: single(a=nn.ConvTranspose2d(4, 2, 3, stride=2, padding=1)),
@@ -100,10 +100,16 @@ CASES = {
     "padding": lambda: single(a=nn.ReflectionPad2d(2), b=nn.ZeroPad2d((0, 1, 2, 0)), c=conv()),
     "unflatten": lambda: single(a=nn.Flatten(2), b=nn.Unflatten(2, SIZE), c=conv()),
     "residual": lambda: net(lambda x, m: torch.relu(x + m["a"](x)).flatten(1), a=conv()),
-    "residual in place": lambda: net(lambda x, m: m["b"](m["a"](x).add_(x)).mean((2, 3)), a=conv(), b=conv()),
-    "dense": lambda: net(lambda x, m: m["b"](torch.cat([x, m["a"](x)], 1)).flatten(1), a=conv(), b=nn.Conv2d(8, 2, 3)),
+    "in place": lambda: net(
+        lambda x, m: m["b"](m["a"](x).add_(x).relu_()).mean((2, 3)), a=conv(), b=conv()
+    ),
+    "dense": lambda: net(
+        lambda x, m: m["b"](torch.cat([x, m["a"](x)], 1)).flatten(1), a=conv(), b=nn.Conv2d(8, 2, 3)
+    ),
     "called twice": lambda: net(lambda x, m: m["a"](torch.relu(m["a"](x))).flatten(1), a=conv()),
-    "functional pools": lambda: net(lambda x, m: F.avg_pool2d(F.max_pool2d(x, 2), 3, 1, 1).flatten(1)),
+    "functional pools": lambda: net(
+        lambda x, m: F.avg_pool2d(F.max_pool2d(x, 2), 3, 1, 1).flatten(1)
+    ),
     "global mean": lambda: net(lambda x, m: x.mean((2, 3))),
     "mean of rows": lambda: net(lambda x, m: (x * x.mean(2, keepdim=True)).mean(3).flatten(1)),
     "coordinates": lambda: net(lambda x, m: (x + torch.arange(12.0).to(x)).flatten(1)),
@@ -276,10 +282,10 @@ def test_a_network_with_another_path_in_training_is_keyed_for_evaluation():
 def test_arguments_are_checked():
     net = nn.Sequential(nn.Conv2d(1, 2, 3))
     scrambler = ImageScrambler(SIZE, seed=0)
-    key_network(net, scrambler, image_size=SIZE, in_channels=1)
+    assert key_network(net, scrambler, image_size=SIZE)(torch.rand(2, 1, *SIZE)).shape[1] == 2
     with pytest.raises(ValueError, match=r"image_size must be .*\(8, 12\), got \(9, 9\)"):
         key_network(net, scrambler, image_size=(9, 9))
-    with pytest.raises(ValueError, match="0: Conv2d: .*channels"):
-        key_network(net, scrambler)
+    with pytest.raises(ValueError, match=r"0: Conv2d: .*channels"):
+        key_network(net, scrambler, in_channels=3)
     with pytest.raises(ValueError, match="backend must be one of"):
-        key_network(net, scrambler, in_channels=1, backend="fast")
+        key_network(net, scrambler, backend="fast")
