@@ -1,8 +1,13 @@
-"""The README tells the truth: its links lead somewhere, its commands parse, its code runs."""
+"""The README tells the truth: its links lead somewhere, its commands parse, its code runs.
+
+The commands behind its ``make demo`` are held to the same.
+"""
 
 import importlib.util
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,17 +48,32 @@ def test_paths_exist(name):
     assert written_by_use or (ROOT / name).exists()
 
 
-@pytest.mark.parametrize(("folder", "words"), _commands_of("python3", r"\.py$"))
-def test_scripts_accept_the_commands(folder, words, monkeypatch):
-    script = folder / words[1]
+def _parse(script, flags, monkeypatch):
     monkeypatch.syspath_prepend(str(script.parent))
     monkeypatch.delitem(sys.modules, "conf", raising=False)  # each folder of scripts has its own
-    monkeypatch.setattr(sys, "argv", words[1:])
+    monkeypatch.setattr(sys, "argv", [script.name, *flags])
     spec = importlib.util.spec_from_file_location(f"readme_{script.stem}", script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.parse_args()  # would exit on an unknown flag or a value out of range
     sys.modules.pop("conf", None)
+    return module.parse_args()  # exits on an unknown flag or a value out of range
+
+
+@pytest.mark.parametrize(("folder", "words"), _commands_of("python3", r"\.py$"))
+def test_scripts_accept_the_commands(folder, words, monkeypatch):
+    _parse(folder / words[1], words[2:], monkeypatch)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_scripts_accept_the_commands_of_the_demo(monkeypatch):
+    recipe = subprocess.run(
+        ["make", "--dry-run", "demo"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    commands = [words for words in map(shlex.split, recipe.splitlines()) if ".py" in str(words)]
+    assert len(commands) == 5
+    for _, script, *flags in commands:
+        args = _parse(ROOT / script, flags, monkeypatch)
+        assert "image" not in args or (ROOT / args.image).exists()
 
 
 @pytest.mark.parametrize(("folder", "words"), _commands_of("make", ""))
