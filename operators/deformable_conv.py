@@ -141,5 +141,21 @@ class KeyedConv2d(nn.Conv2d):
         y = F.conv2d(self.before(x), self.weight, self.bias, *self._native, self.groups)
         return self.after(y)
 
+    def plain(self) -> nn.Conv2d:
+        """The ordinary convolution with these very parameters, for natural maps."""
+        plain = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.bias is not None,
+            device="meta",  # storage for parameters that are replaced at once
+        )
+        plain.weight, plain.bias = self.weight, self.bias
+        return plain.train(self.training)
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, image_size={self.image_size}, backend={self.backend}"

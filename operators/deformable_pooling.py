@@ -161,6 +161,11 @@ class KeyedMaxPool2d(_KeyedPool2d):
     def _pool(self, x: Tensor, stride: Size, padding: Size, dilation: Size) -> Tensor:
         return F.max_pool2d(x, self.kernel_size, stride, padding, dilation, self.ceil_mode)
 
+    def plain(self) -> nn.MaxPool2d:
+        """The ordinary pooling, for natural maps."""
+        geometry = (self.kernel_size, self.stride, self.padding, self.dilation)
+        return nn.MaxPool2d(*geometry, ceil_mode=self.ceil_mode)
+
 
 class KeyedAvgPool2d(_KeyedPool2d):
     """Average pooling between scrambled maps, each under its own key.
@@ -219,6 +224,17 @@ class KeyedAvgPool2d(_KeyedPool2d):
             self.kernel_size,
             stride,
             padding,
+            self.ceil_mode,
+            self.count_include_pad,
+            self.divisor_override,
+        )
+
+    def plain(self) -> nn.AvgPool2d:
+        """The ordinary pooling, for natural maps."""
+        return nn.AvgPool2d(
+            self.kernel_size,
+            self.stride,
+            self.padding,
             self.ceil_mode,
             self.count_include_pad,
             self.divisor_override,

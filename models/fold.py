@@ -1,0 +1,119 @@
+"""Transforms of a trained network for inference: fold its keys, fold its batch normalisation.
+
+``fold_keys`` is for people who trust the machine that runs the network. A keyed layer undoes the
+key of its input and applies the one of its output; the next layer undoes that again. Between two
+layers the two cancel, and one reordering at the input is left.
+
+``fold_batch_norm`` is the usual one: at inference a batch normalisation is a scale and a shift per
+channel, which a convolution before it absorbs. It serves plain and keyed networks alike, because a
+key moves positions and leaves channels alone.
+
+Both return a new network that shares with the given one every parameter they do not change.
+"""
+
+import copy
+
+import torch
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from operators.gather import Reorder
+from operators.offset import invert
+
+
+def fold_keys(net: nn.Module) -> fx.GraphModule:
+    """Cancel all inner keys of a keyed network: the same output, one reordering at the input.
+
+    What that gives up: every map inside the folded network is in natural order, so whoever can look
+    into the machine sees pictures; in the keyed network each map is under a key of its own. Both
+    hold their keys, and neither should be handed to someone who must not read the images.
+
+    Shape: as ``net``'s; a map that ``net`` returns scrambled comes back in natural order.
+
+    Args:
+        net: a keyed network, made by ``key_network`` or ``create_model``.
+
+    Raises:
+        ValueError: ``net`` is no keyed network.
+
+    Example:
+        >>> keyed = create_model("vgg16_permuted", scrambler=scrambler).eval()
+        >>> torch.allclose(fold_keys(keyed)(scrambled), keyed(scrambled), atol=1e-5)
+        True
+    """
+    keyed = [] if not isinstance(net, fx.GraphModule) else _keyed_nodes(net)
+    if not keyed:
+        raise ValueError(f"fold_keys takes a keyed network, got {type(net).__name__} without keys")
+    folded = fx.GraphModule(net, copy.deepcopy(net.graph))
+    # Nothing before the first keyed layer moves positions, so its input key is the images'.
+    first = net.get_submodule(keyed[0])
+    folded.add_submodule("restore", Reorder(invert(first.in_key)))
+    image = next(node for node in folded.graph.nodes if node.op == "placeholder")
+    with folded.graph.inserting_after(image):
+        restored = folded.graph.call_module("restore", (image,))
+    image.replace_all_uses_with(restored, delete_user_cb=lambda user: user is not restored)
+    for target in keyed:
+        folded.set_submodule(target, net.get_submodule(target).plain())
+    folded.recompile()
+    return folded.train(net.training)
+
+
+def _keyed_nodes(net: fx.GraphModule) -> list[str]:
+    """Paths of the keyed layers, in the order of execution."""
+    targets = [node.target for node in net.graph.nodes if node.op == "call_module"]
+    return [t for t in targets if hasattr(net.get_submodule(t), "plain")]
+
+
+def fold_batch_norm(net: nn.Module) -> fx.GraphModule:
+    """Let each convolution absorb the batch normalisation that follows it.
+
+    Exact up to rounding, which is done in float32 or better whatever the network's dtype. A batch
+    normalisation stays where the convolution's result is also used elsewhere, where either of the
+    two is used twice, or where it keeps no running statistics.
+
+    Args:
+        net: a plain or keyed network in evaluation mode, traceable by ``torch.fx``.
+
+    Raises:
+        ValueError: ``net`` is in training mode.
+    """
+    if net.training:
+        raise ValueError("fold_batch_norm takes a network in evaluation mode, got training mode")
+    graph = copy.deepcopy(net.graph) if isinstance(net, fx.GraphModule) else fx.Tracer().trace(net)
+    folded = fx.GraphModule(net, graph)
+    uses = [node.target for node in folded.graph.nodes if node.op == "call_module"]
+    for node in list(folded.graph.nodes):
+        if node.op != "call_module" or len(node.args) != 1:
+            continue
+        source = node.args[0]
+        norm = folded.get_submodule(node.target)
+        if type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
+            continue
+        if source.op != "call_module" or len(source.users) > 1:
+            continue
+        conv = folded.get_submodule(source.target)
+        if (
+            not isinstance(conv, nn.Conv2d)
+            or max(map(uses.count, (source.target, node.target))) > 1
+        ):
+            continue
+        folded.set_submodule(source.target, _absorb(conv, norm))
+        node.replace_all_uses_with(source)
+        folded.graph.erase_node(node)
+        folded.delete_submodule(node.target)
+    folded.recompile()
+    return folded.eval()
+
+
+def _absorb(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """A copy of ``conv`` that computes ``norm(conv(x))``."""
+    dtype = conv.weight.dtype
+    exact = torch.promote_types(dtype, torch.float32)
+    tensors = (conv.weight, conv.bias, norm.running_mean, norm.running_var)
+    weight, bias, mean, variance = (None if t is None else t.to(exact) for t in tensors)
+    scale, shift = (None if t is None else t.to(exact) for t in (norm.weight, norm.bias))
+    weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, scale, shift)
+    absorbed = copy.deepcopy(conv)
+    absorbed.weight = nn.Parameter(weight.detach().to(dtype))
+    absorbed.bias = nn.Parameter(bias.detach().to(dtype))
+    return absorbed
