@@ -1,0 +1,252 @@
+"""Keyed networks beside ordinary ones: inference and training steps, in interleaved rounds.
+
+    python3 experiments/benchmark/operators.py -json speed.json -markdown speed.md -png speed.png
+
+Candidates, each with the base that its ratio refers to:
+
+    plain              the ordinary network on ordinary images                  1
+    deform             keyed, torchvision's deformable convolution (the paper)  plain
+    gather             keyed, every map under a key of its own                  plain
+    folded             keyed, inner keys cancelled (models.fold.fold_keys)      plain
+    plain, bn folded   the ordinary network, batch-norm absorbed                1
+    gather, bn folded  keyed, batch-norm absorbed                               plain, bn folded
+    folded, bn folded  inner keys cancelled, batch-norm absorbed                plain, bn folded
+
+The network is VGG16 with average pooling before its classifier, so that it takes larger images.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import conf  # noqa: F401
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from models import create_model, key_network
+from models.fold import fold_batch_norm, fold_keys
+from operators import ImageScrambler
+from utils import cli, options
+from utils.allocator import keep_freed_memory
+from utils.charts import bar_chart
+from utils.run_record import environment, public_command, write_json
+from utils.timing import peak_memory, time_side_by_side
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+MODES = ("inference", "training")
+BASES = {
+    "plain": "plain",
+    "deform": "plain",
+    "gather": "plain",
+    "folded": "plain",
+    "plain, bn folded": "plain, bn folded",
+    "gather, bn folded": "plain, bn folded",
+    "folded, bn folded": "plain, bn folded",
+}
+TRAINED = ("plain", "deform", "gather")
+SEED = 1312
+
+
+def image_side(text: str) -> int:
+    """A side that VGG16's five poolings divide."""
+    side = cli.positive_int(text)
+    if side % 32:
+        raise argparse.ArgumentTypeError(f"expected a multiple of 32, got {text!r}")
+    return side
+
+
+def parse_args():
+    parser = cli.Parser("Time keyed VGG16 beside the plain one, in interleaved rounds.")
+    parser.add_argument(
+        "-modes", nargs="+", choices=MODES, default=list(MODES), help="what to time"
+    )
+    parser.add_argument(
+        "-sizes", nargs="+", type=image_side, default=[32], help="image sides, pixels"
+    )
+    parser.add_argument(
+        "-b",
+        nargs="+",
+        type=cli.positive_int,
+        default=[64],
+        help="batch sizes of inference at 32x32",
+    )
+    parser.add_argument(
+        "-train_b",
+        nargs="+",
+        type=cli.positive_int,
+        default=[128],
+        help="batch sizes of training at 32x32; larger images come in smaller batches of as many "
+        "pixels, at least 1 image",
+    )
+    parser.add_argument(
+        "-dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="training: by autocast"
+    )
+    parser.add_argument(
+        "-memory_format", choices=LAYOUTS, default="channels_last", help="of images and weights"
+    )
+    parser.add_argument("-no_deform", action="store_true", help="leave out the slow deform backend")
+    parser.add_argument("-rounds", type=cli.positive_int, default=11, help="rounds that count")
+    parser.add_argument("-threads", type=cli.positive_int, default=None, help="CPU threads")
+    options.add_device(parser)
+    for flag, what in (("json", "results"), ("markdown", "table"), ("png", "chart of the ratios")):
+        parser.add_argument(f"-{flag}", type=Path, default=None, help=f"file for the {what}")
+    return parser.parse_args()
+
+
+def vgg16(side: int) -> fx.GraphModule:
+    """VGG16 for square images of any multiple of 32: its last map is averaged to 1x1."""
+    net = fx.symbolic_trace(create_model("vgg16"))
+    flatten = next(node for node in net.graph.nodes if node.target is torch.flatten)
+    net.add_submodule("average", nn.AvgPool2d(side // 32))
+    with net.graph.inserting_before(flatten):
+        flatten.update_arg(0, net.graph.call_module("average", flatten.args[:1]))
+    net.recompile()
+    return net
+
+
+def networks(mode: str, side: int, scrambler: ImageScrambler, deform: bool) -> dict[str, nn.Module]:
+    """The candidates by name; they share their parameters where they can."""
+    plain = vgg16(side).train(mode == "training")
+    keyed = key_network(plain, scrambler, backend="gather")
+    nets = {"plain": plain, "gather": keyed}
+    if deform:
+        nets["deform"] = key_network(plain, scrambler, backend="deform")
+    if mode == "inference":
+        nets["folded"] = fold_keys(keyed)
+        for name in ("plain", "gather", "folded"):
+            nets[f"{name}, bn folded"] = fold_batch_norm(nets[name])
+    return {name: nets[name] for name in BASES if name in nets}
+
+
+def inference(net: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return net(images)
+
+
+def training_step(net: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype) -> None:
+    """Forward, loss, backward; the optimizer's step does not depend on the operators."""
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        loss = F.cross_entropy(net(images), labels)
+    net.zero_grad()
+    loss.backward()
+
+
+def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> list[dict]:
+    """Time all candidates of one configuration; one row each."""
+    dtype, layout = DTYPES[dtype_name], LAYOUTS[args.memory_format]
+    scrambler = ImageScrambler(side, seed=SEED)
+    nets = networks(mode, side, scrambler, deform=not args.no_deform)
+    stored = dtype if mode == "inference" else torch.float32
+    images = torch.randn(batch, 3, side, side).to(device, stored, memory_format=layout)
+    scrambled = scrambler(images)
+    labels = torch.randint(10, (batch,), device=device)
+    calls = {}
+    for name, net in nets.items():
+        net = net.to(device, stored, memory_format=layout)
+        x = images if name.startswith("plain") else scrambled
+        if mode == "inference":
+            calls[name] = lambda net=net, x=x: inference(net, x)
+        else:
+            calls[name] = lambda net=net, x=x: training_step(net, x, labels, dtype)
+    timings = time_side_by_side(calls, BASES, args.rounds, device, slow=("deform",))
+    return [
+        {
+            "mode": mode,
+            "side": side,
+            "batch": batch,
+            "dtype": dtype_name,
+            "candidate": name,
+            "base": BASES[name],
+            **asdict(timings[name]),
+            "peak_bytes": peak_memory(calls[name], device),
+        }
+        for name in nets
+    ]
+
+
+def build_row(rounds: int) -> dict:
+    """Time to make a keyed VGG16 from a plain one."""
+    plain, scrambler = create_model("vgg16"), ImageScrambler(32, seed=SEED)
+
+    def build() -> None:
+        key_network(plain, scrambler, backend="gather")
+
+    timing = time_side_by_side({"build": build}, {"build": "build"}, rounds, torch.device("cpu"))
+    row = {"mode": "build", "side": 32, "batch": 0, "dtype": "float32", "candidate": "gather"}
+    return row | {"base": "gather", **asdict(timing["build"]), "peak_bytes": None}
+
+
+def configurations(args) -> list[tuple[str, int, int, str]]:
+    """``(mode, side, batch, dtype)``; batches shrink with the number of pixels."""
+    sizes = {"inference": args.b, "training": args.train_b}
+    found = [
+        (mode, side, max(1, batch * 32 * 32 // side**2), dtype)
+        for mode in args.modes
+        for side in args.sizes
+        for batch in sizes[mode]
+        for dtype in args.dtype
+    ]
+    return list(dict.fromkeys(found))
+
+
+def label(row: dict) -> str:
+    """What the row measured, network and figures aside."""
+    if row["mode"] == "build":
+        return "build from a plain network"
+    side = row["side"]
+    return f"{row['mode']}, {side}x{side}, batch {row['batch']}, {row['dtype']}"
+
+
+def markdown(rows: list[dict]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| what | network | median, ms (quartiles) | x base | base | peak MiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        low, median, high = (f"{1e3 * row[k]:.1f}" for k in ("low", "median", "high"))
+        peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}"
+        lines.append(
+            f"| {label(row)} | {row['candidate']} | {median} ({low}-{high}) "
+            f"| {row['ratio']:.2f} | {row['base']} | {peak} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    args = parse_args()
+    device = cli.select_device(args.gpu)
+    for flag in ("json", "markdown", "png"):
+        options.writable_file(getattr(args, flag), f"-{flag}")
+    keep_freed_memory()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(SEED)
+    started = time.perf_counter()
+    rows = [build_row(args.rounds)]
+    for configuration in configurations(args):
+        rows += measure(*configuration, args, device)
+        print(f"{label(rows[-1])}: done", file=sys.stderr, flush=True)
+    print(markdown(rows))
+
+    if args.json is not None:
+        record = {"command": public_command(), "environment": environment(), "rows": rows}
+        settings = {"memory_format": args.memory_format, "device": device.type}
+        write_json(args.json, record | settings | {"seconds": time.perf_counter() - started})
+    if args.markdown is not None:
+        args.markdown.write_text(markdown(rows))
+    if args.png is not None:
+        groups: dict[str, dict[str, float]] = {}
+        for row in rows:
+            if row["candidate"] != row["base"]:
+                groups.setdefault(label(row), {})[row["candidate"]] = row["ratio"]
+        bar_chart(args.png, "Keyed VGG16: time relative to the ordinary network", groups)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,129 @@
+"""Scrambling beside a plain copy, and the training loop's data path with and without a key.
+
+    python3 experiments/benchmark/pipeline.py -json pipeline.json -markdown pipeline.md
+
+GB/s counts the bytes of the batch once. Ratios refer to ``clone()`` of the same batch for
+scrambling, and to the same path without a key for the data path.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import conf  # noqa: F401
+import torch
+
+from operators import ImageScrambler
+from utils import cli, options
+from utils.allocator import keep_freed_memory
+from utils.batches import Preprocess, augment, plan_epoch
+from utils.data import DATASETS
+from utils.recipe import PRESETS
+from utils.run_record import environment, public_command, write_json
+from utils.timing import time_side_by_side
+
+SEED = 1312
+BATCHES = (  # (images, side in pixels, dtype)
+    (10_000, 32, torch.uint8),
+    (128, 32, torch.uint8),
+    (512, 32, torch.float32),
+    (200, 224, torch.uint8),
+    (64, 224, torch.float32),
+)
+
+
+def parse_args():
+    parser = cli.Parser("Time scrambling beside a copy, and the training loop's data path.")
+    parser.add_argument("-rounds", type=cli.positive_int, default=11, help="rounds that count")
+    parser.add_argument("-threads", type=cli.positive_int, default=None, help="CPU threads")
+    parser.add_argument("-b", type=cli.positive_int, default=512, help="images per training batch")
+    options.add_device(parser)
+    for flag, what in (("json", "results"), ("markdown", "table")):
+        parser.add_argument(f"-{flag}", type=Path, default=None, help=f"file for the {what}")
+    return parser.parse_args()
+
+
+def rows_of(what: str, calls: dict[str, Callable], images: torch.Tensor, rounds: int) -> list[dict]:
+    """Time calls on one batch side by side; the first is the base of all ratios."""
+    base = next(iter(calls))
+    timings = time_side_by_side(calls, dict.fromkeys(calls, base), rounds, images.device)
+    return [
+        {
+            "what": what,
+            "candidate": name,
+            **asdict(timing),
+            "gigabytes_per_second": images.nbytes / timing.median / 1e9,
+            "images_per_second": len(images) / timing.median,
+        }
+        for name, timing in timings.items()
+    ]
+
+
+def scrambling(count: int, side: int, dtype: torch.dtype, rounds: int, device) -> list[dict]:
+    """Scrambling and restoring beside a copy of the same batch."""
+    scrambler = ImageScrambler(side, seed=SEED).to(device)
+    images = torch.randint(256, (count, 3, side, side), device=device).to(dtype)
+    calls = {
+        "clone": images.clone,
+        "scramble": lambda: scrambler(images),
+        "restore": lambda: scrambler.backward(images),
+    }
+    name = str(dtype).removeprefix("torch.")
+    return rows_of(f"{count} x 3x{side}x{side} {name}", calls, images, rounds)
+
+
+def data_path(batch: int, rounds: int, device) -> list[dict]:
+    """From uint8 images to the network's input: crop, flip, (scramble,) normalise."""
+    data, recipe = DATASETS["cifar10"], PRESETS["fast"]
+    images = torch.randint(256, (batch, 3, *data.image_size), device=device).to(torch.uint8)
+    plan = plan_epoch(batch, recipe, SEED, epoch=0)
+    scrambler = ImageScrambler(data.image_size, seed=SEED)
+
+    def path(scramble: ImageScrambler | None) -> Callable[[], torch.Tensor]:
+        preprocess = Preprocess(data.mean, data.std, scramble, recipe.channels_last).to(device)
+        return lambda: preprocess(augment(images, plan, recipe.crop))
+
+    calls = {"plain": path(None), "scrambled": path(scrambler.to(device))}
+    return rows_of(f"training data path, batch {batch}", calls, images, rounds)
+
+
+def markdown(rows: list[dict]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| batch | what | median, ms (quartiles) | x first | GB/s | images/s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        low, median, high = (f"{1e3 * row[k]:.2f}" for k in ("low", "median", "high"))
+        lines.append(
+            f"| {row['what']} | {row['candidate']} | {median} ({low}-{high}) | {row['ratio']:.2f} "
+            f"| {row['gigabytes_per_second']:.2f} | {row['images_per_second']:,.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    args = parse_args()
+    device = cli.select_device(args.gpu)
+    for flag in ("json", "markdown"):
+        options.writable_file(getattr(args, flag), f"-{flag}")
+    keep_freed_memory()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    started = time.perf_counter()
+    rows = []
+    for count, side, dtype in BATCHES:
+        rows += scrambling(count, side, dtype, args.rounds, device)
+    rows += data_path(args.b, args.rounds, device)
+    print(markdown(rows))
+    if args.json is not None:
+        record = {"command": public_command(), "environment": environment(), "rows": rows}
+        seconds = time.perf_counter() - started
+        write_json(args.json, record | {"device": device.type, "seconds": seconds})
+    if args.markdown is not None:
+        args.markdown.write_text(markdown(rows))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,67 @@
+"""The benchmark and export scripts' command lines: help, bad input, the shortest real run."""
+
+import json
+
+import pytest
+from running import ROOT, SEED, files_below
+
+EXPORT, OPERATORS = "../export.py", "../benchmark/operators.py"
+PIPELINE = "../benchmark/pipeline.py"
+
+
+def test_export_says_that_the_file_contains_the_key(launch, tmp_path):
+    shown = launch(ROOT / "experiments" / "export.py", "-h", cwd=tmp_path, COLUMNS="300")
+    assert shown.status == 0 and "CONTAINS THE KEY" in shown.out
+
+
+def test_a_script_named_operators_does_not_hide_the_package(launch, tmp_path):
+    script = ROOT / "experiments" / "benchmark" / "operators.py"
+    assert launch(script, "-h", cwd=script.parent).status == 0
+
+
+BAD = [
+    (EXPORT, ["-net", "vgg16_permuted", "-output", "a.onnx"], "give -seed or -key"),
+    (EXPORT, ["-net", "vgg16", "-seed", "1", "-output", "a.onnx"], "vgg16 has no key"),
+    (EXPORT, ["-net", "vgg16", "-fold_keys", "-output", "a.onnx"], "vgg16 has no key"),
+    (EXPORT, ["-seed", "1", "-output", "a.txt"], "NAME.onnx or NAME.pt2, got a.txt"),
+    (EXPORT, ["-seed", "1", "-output", "no/a.onnx"], "no/a.onnx"),
+    (EXPORT, ["-seed", "1", "-output", "a.onnx", "-weights", "no.pt"], "no.pt"),
+    (OPERATORS, ["-sizes", "33"], "a multiple of 32, got '33'"),
+    (OPERATORS, ["-rounds", "0"], "-rounds"),
+    (OPERATORS, ["-png", "no/a.png"], "no/a.png"),
+    (PIPELINE, ["-json", "no/a.json"], "no/a.json"),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "message"), BAD)
+def test_bad_input(name, words, message, script, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(script(name, *words))
+    assert not files_below(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["-fold_keys", "-fold_batch_norm"]])
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_exports_vgg16(suffix, flags, script, weights, tmp_path):
+    pytest.importorskip("onnxruntime")
+    file = tmp_path / f"vgg16.{suffix}"
+    done = script(EXPORT, "-seed", SEED, "-weights", weights, "-output", file, *flags)
+    assert done.status == 0, done.err
+    assert "checked on 3 random images" in done.out and "contains the key" in done.out
+    assert str(SEED) not in done.out and file.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.slow
+def test_shortest_benchmarks(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["-b", 1, "-train_b", 2, "-rounds", 1, "-dtype", "float32"]
+    done = script(OPERATORS, *words, "-json", "a.json", "-markdown", "a.md", "-png", "a.png")
+    assert done.status == 0, done.err
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert {row["candidate"] for row in rows} >= {"plain", "deform", "gather", "folded"}
+    assert (tmp_path / "a.md").read_text().count("\n") == len(rows) + 2
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    done = script(PIPELINE, "-rounds", 1, "-json", "p.json")
+    assert done.status == 0, done.err
+    assert "scramble" in done.out and (tmp_path / "p.json").is_file()
