@@ -3,7 +3,7 @@
 Read in the paper's order: ``scrambler`` (a key and what it does to an image), ``offset`` (two keys
 and a layer's geometry become sampling offsets), ``deformable_conv`` and ``deformable_pooling``
 (layers that run on scrambled maps). ``gather`` holds the reordering that all of them share, ``key``
-the 256-bit secrets that can take a seed's place.
+the 256-bit secrets that can take a seed's place, ``per_image`` a fresh permutation for every image.
 Depends on torch, torchvision and numpy only.
 """
 
@@ -11,6 +11,7 @@ from operators.deformable_conv import KeyedConv2d
 from operators.deformable_pooling import KeyedAvgPool2d, KeyedMaxPool2d
 from operators.gather import BACKENDS
 from operators.key import Key
+from operators.per_image import PerImageScrambler
 from operators.scrambler import ImageScrambler, KeyStream
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "KeyedAvgPool2d",
     "KeyedConv2d",
     "KeyedMaxPool2d",
+    "PerImageScrambler",
 ]

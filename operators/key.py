@@ -126,6 +126,16 @@ class Key:
             order[row] = self._distinct_order(n, index, nonces[row])
         return torch.from_numpy(order)
 
+    def bits(self, n: int, nonce: bytes) -> torch.Tensor:
+        """``n`` random bits under `nonce`, BoolTensor ``(n,)``: the stream below, low bits first.
+
+        SHAKE-256("PrivDL bits v1" || secret || u64(len(nonce)) || nonce || u64(n))
+        """
+        message = self._secret + _u64(len(nonce)) + nonce + _u64(n)
+        stream = hashlib.shake_256(b"PrivDL bits v1" + message).digest((n + 7) // 8)
+        packed = np.frombuffer(stream, dtype=np.uint8)
+        return torch.from_numpy(np.unpackbits(packed, count=n, bitorder="little").astype(bool))
+
     def _distinct_order(self, n: int, index: int, nonce: bytes) -> np.ndarray:
         """The order of the first attempt whose words are distinct."""
         attempt = 1
@@ -134,9 +144,7 @@ class Key:
         return np.argsort(words)
 
     def _words(self, n: int, index: int, nonce: bytes, attempt: int) -> np.ndarray:
-        fields = (len(nonce).to_bytes(8, "little") + nonce) + b"".join(
-            value.to_bytes(8, "little") for value in (index, n, attempt)
-        )
+        fields = _u64(len(nonce)) + nonce + _u64(index) + _u64(n) + _u64(attempt)
         stream = hashlib.shake_256(b"PrivDL permutation v1" + self._secret + fields)
         return np.frombuffer(stream.digest(8 * n), dtype="<u8")
 
@@ -148,6 +156,10 @@ class Key:
 
     def __repr__(self) -> str:  # the secret stays out of logs
         return f"Key(fingerprint={self.fingerprint!r})"
+
+
+def _u64(value: int) -> bytes:
+    return value.to_bytes(8, "little")
 
 
 def new_nonces(count: int) -> list[bytes]:

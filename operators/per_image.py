@@ -1,0 +1,108 @@
+"""Per-image keys: every image under its own permutation, named by a public nonce. Not in the paper.
+
+One permutation for all images leaks through their statistics: neighbouring pixels are correlated in
+every picture, so that enough scrambled pictures betray which positions are neighbours. Here image
+``n`` is scrambled under the permutation derived from the secret and its nonce, and no two images
+share one.
+
+The machine that runs the network rekeys a batch: one gather takes every image from its own key
+to the secret's fixed image key, that of ``ImageScrambler(image_size, secret=secret)``. A network
+keyed for that scrambler, layers' keys included, then runs unchanged and gives the same logits bit
+for bit, since a gather rounds nothing.
+
+With ``values=True`` not pixels but single values (of ``C*H*W``) change places, and a random half of
+them is inverted (``255 - v``), which also takes the colours apart that scrambled pixels keep.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from operators.key import Key
+from operators.offset import Size, pair
+from operators.scrambler import ImageScrambler
+
+
+class PerImageScrambler:
+    """Scrambles each image of a batch under its own key.
+
+    Convention: ``s[n, :, p] = x[n, :, k_n[p]]`` on flat row-major positions with
+    ``k_n = secret.permutation(H*W, index=0, nonce=nonces[n])``. With ``values``, the image is one
+    row of ``C*H*W`` values and ``s[n, p] = x[n, k_n[p]]``, then inverted where bit ``p`` of
+    ``secret.bits(C*H*W, nonces[n])`` is set.
+
+    Shape: images ``(N, C, H, W)`` and ``N`` nonces -> ``(N, C, H, W)``; uint8 with ``values``.
+
+    Args:
+        image_size: ``H`` of a square image, or ``(H, W)``, in pixels.
+        secret: the 256-bit key.
+        values: scramble and invert single values instead of moving whole pixels.
+
+    Raises:
+        ValueError: images of another size, a number of nonces that is not ``N``, or with
+            ``values`` another dtype than uint8.
+
+    Example:
+        >>> scrambler = PerImageScrambler(32, Key(bytes(32)))
+        >>> images, nonces = torch.rand(2, 3, 32, 32), [b"a", b"b"]
+        >>> torch.equal(scrambler.backward(scrambler.forward(images, nonces), nonces), images)
+        True
+    """
+
+    def __init__(self, image_size: Size, secret: Key, values: bool = False) -> None:
+        self.image_size = pair(image_size, "image_size", minimum=1)
+        self.secret = secret
+        self.values = values
+        self.fixed = ImageScrambler(self.image_size, secret=secret)
+
+    def forward(self, images: Tensor, nonces: Sequence[bytes]) -> Tensor:
+        """Scramble each image under the key of its nonce."""
+        keys = self._keys(images, nonces)
+        scrambled = self._gather(images, keys)
+        return self._invert(scrambled, nonces) if self.values else scrambled
+
+    def backward(self, scrambled: Tensor, nonces: Sequence[bytes]) -> Tensor:
+        """Restore each image: the inverse of ``forward``."""
+        keys = self._keys(scrambled, nonces)
+        if self.values:
+            scrambled = self._invert(scrambled, nonces)
+        return self._gather(scrambled, keys.argsort(1))
+
+    def rekey(self, scrambled: Tensor, nonces: Sequence[bytes]) -> Tensor:
+        """Take each image from its own key to the fixed one, which a keyed network expects."""
+        keys = self._keys(scrambled, nonces)
+        fixed = self.fixed.key
+        if self.values:
+            scrambled = self._invert(scrambled, nonces)
+            planes = torch.arange(scrambled.shape[1])[:, None] * len(fixed)
+            fixed = (planes + fixed).flatten()  # (C*H*W,)
+        return self._gather(scrambled, keys.argsort(1)[:, fixed])
+
+    def _keys(self, images: Tensor, nonces: Sequence[bytes]) -> Tensor:
+        """One permutation per image: ``(N, H*W)``, or ``(N, C*H*W)`` with ``values``."""
+        if images.dim() != 4 or tuple(images.shape[2:]) != self.image_size:
+            height, width = self.image_size
+            raise ValueError(
+                f"images must have shape (N, C, {height}, {width}), got {tuple(images.shape)}"
+            )
+        if len(nonces) != len(images):
+            raise ValueError(f"{len(images)} images need as many nonces, got {len(nonces)}")
+        if self.values and images.dtype != torch.uint8:
+            raise ValueError(f"scrambling single values needs uint8 images, got {images.dtype}")
+        shape = images.shape[1:] if self.values else images.shape[2:]
+        return self.secret.permutations(shape.numel(), nonces)
+
+    def _gather(self, images: Tensor, index: Tensor) -> Tensor:
+        rows = images.flatten(1) if self.values else images.flatten(2)  # (N, CHW) or (N, C, HW)
+        index = index.to(images.device)
+        if not self.values:
+            index = index[:, None].expand_as(rows)
+        return rows.gather(-1, index).reshape(images.shape)
+
+    def _invert(self, images: Tensor, nonces: Sequence[bytes]) -> Tensor:
+        """``255 - v`` where the image's bit is set; its own inverse."""
+        bits = torch.empty(len(nonces), images.shape[1:].numel(), dtype=torch.bool)
+        for row, nonce in zip(bits, nonces, strict=True):
+            row[:] = self.secret.bits(bits.shape[1], nonce)
+        return torch.where(bits.reshape(images.shape).to(images.device), 255 - images, images)
