@@ -7,6 +7,7 @@ repeated; no attack is given them.
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,64 +22,45 @@ from utils.data import load_split  # noqa: E402
 RESULTS = Path(__file__).resolve().parent / "results"
 SECRET = Key(bytes(range(32)))
 
-Scheme = Callable[[torch.Tensor], torch.Tensor]
 
+@dataclass(frozen=True)
+class Scheme:
+    """A way to scramble, and its truth, which judges an attack and is not given to it.
 
-def published(image_size: tuple[int, int]) -> Scheme:
-    """The paper's: one permutation for all images, from a 32-bit seed."""
-    return ImageScrambler(image_size, seed=1312)
-
-
-def fixed_key(image_size: tuple[int, int]) -> Scheme:
-    """One permutation for all images, from a 256-bit key."""
-    return ImageScrambler(image_size, secret=SECRET)
-
-
-def per_image(image_size: tuple[int, int]) -> Scheme:
-    """A permutation of the pixels for each image."""
-    scrambler = PerImageScrambler(image_size, SECRET)
-    return lambda images: scrambler.forward(images, _nonces(len(images)))
-
-
-def per_image_values(image_size: tuple[int, int]) -> Scheme:
-    """A permutation of the values for each image, half of them inverted."""
-    scrambler = PerImageScrambler(image_size, SECRET, values=True)
-    return lambda images: scrambler.forward(images, _nonces(len(images)))
-
-
-def unscrambled(image_size: tuple[int, int]) -> Scheme:
-    """No scrambling: what the attack would reach at best."""
-    return lambda images: images
-
-
-SCHEMES = {
-    "published": published,
-    "256-bit fixed": fixed_key,
-    "per-image": per_image,
-    "per-image values": per_image_values,
-}
-
-
-def _nonces(count: int) -> list[bytes]:
-    """Different for every image of a call, the same in every run."""
-    return [index.to_bytes(16, "little") for index in range(count)]
-
-
-def positions_seen(scheme: Scheme, image_size: tuple[int, int], count: int) -> torch.Tensor:
-    """Where each scrambled pixel of ``count`` images comes from: int64 ``(count, H*W)``.
-
-    For judging an attack, not for the attack. With single values scrambled, the position of the
-    value that is now in the first channel.
+    Attributes:
+        scramble: uint8 images ``(N, 3, H, W)`` to what the server receives.
+        positions: ``N`` to where the pixel at each scrambled position comes from, ``(N, H*W)``; with
+            single values scrambled, where the value in the first channel comes from.
     """
-    height, width = image_size
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    plane = (rows * width + columns).expand(count, 3, height, width)
-    if height * width > 256 * 256:
-        raise ValueError(f"positions are marked by two bytes, got {height}x{width} pixels")
-    # two passes with the same nonces, so that uint8 images can carry positions of two bytes
-    low = scheme((plane % 256).to(torch.uint8)).long()
-    high = scheme((plane // 256).to(torch.uint8)).long()
-    return (low + 256 * high)[:, 0].flatten(1)
+
+    scramble: Callable[[torch.Tensor], torch.Tensor]
+    positions: Callable[[int], torch.Tensor]
+
+
+def _one_key(scrambler: ImageScrambler) -> Scheme:
+    return Scheme(scrambler, lambda count: scrambler.key.expand(count, -1))
+
+
+def _key_per_image(image_size: tuple[int, int], values: bool) -> Scheme:
+    scrambler = PerImageScrambler(image_size, SECRET, values)
+    plane = image_size[0] * image_size[1]
+
+    def nonces(count: int) -> list[bytes]:  # one per image of a call, the same in every run
+        return [index.to_bytes(16, "little") for index in range(count)]
+
+    def positions(count: int) -> torch.Tensor:
+        keys = SECRET.permutations(3 * plane if values else plane, nonces(count))
+        return keys[:, :plane] % plane
+
+    return Scheme(lambda images: scrambler.forward(images, nonces(len(images))), positions)
+
+
+SCHEMES: dict[str, Callable[[tuple[int, int]], Scheme]] = {
+    "published": lambda size: _one_key(ImageScrambler(size, seed=1312)),
+    "256-bit fixed": lambda size: _one_key(ImageScrambler(size, secret=SECRET)),
+    "per-image": lambda size: _key_per_image(size, values=False),
+    "per-image values": lambda size: _key_per_image(size, values=True),
+}
 
 
 def parser(description: str, name: str) -> cli.Parser:

@@ -25,7 +25,10 @@ def test_equals_a_loop_over_images():
 
 @pytest.mark.parametrize("values", [False, True])
 def test_no_images(values):
-    empty, scrambler = torch.empty(0, 3, 4, 6, dtype=torch.uint8), PerImageScrambler((4, 6), SECRET, values)
+    empty, scrambler = (
+        torch.empty(0, 3, 4, 6, dtype=torch.uint8),
+        PerImageScrambler((4, 6), SECRET, values),
+    )
     assert scrambler.rekey(scrambler.forward(empty, []), []).shape == empty.shape
 
 

@@ -1,0 +1,121 @@
+"""Attack: recover the key from scrambled images alone, none of them known.
+
+Correlation of pixels lays the plane out again (see ``layout.py``). ``public`` rows give the
+attacker the correlations of the training set's plain images, ordinary rows nothing at all.
+Placement is scored under the symmetry of the grid that suits it best; with public pictures the
+attack finds the symmetry itself.
+
+    python3 ciphertext_only.py -data_dir DIR -images 100 500 2000 -weights PATH
+"""
+
+import time
+from pathlib import Path
+
+import common
+import numpy as np
+import torch
+from layout import colour_planes, correlations, recover_layout, symmetries
+from report import figure, lay_out, placement, psnr, ssim, write
+
+from utils import cli, options
+from utils.data import DATASETS, ImageSet
+from utils.deploy import deploy
+from utils.evaluation import count_correct, logits_in_batches
+
+PUBLIC_IMAGES = 5000
+SCORED_IMAGES = 500
+
+
+def parse_args():
+    parser = common.parser(__doc__.splitlines()[0], "ciphertext_only")
+    parser.add_argument(
+        "-images",
+        type=cli.positive_int,
+        nargs="+",
+        default=[100, 500, 2000],
+        help="how many scrambled images the attacker has",
+    )
+    parser.add_argument(
+        "-scheme", choices=common.SCHEMES, nargs="+", default=list(common.SCHEMES), help="attacked"
+    )
+    parser.add_argument(
+        "-weights", type=Path, default=None, help="plain vgg16 that classifies recovered images"
+    )
+    return parser.parse_args()
+
+
+def attack(scrambled: torch.Tensor, reference: np.ndarray | None = None) -> np.ndarray:
+    """Layout ``(P,)`` of the plane from scrambled images ``(N, 3, H, W)`` alone."""
+    planes = colour_planes(scrambled.flatten(2).numpy())
+    return recover_layout(planes, tuple(scrambled.shape[2:]), reference)
+
+
+def best_symmetry(
+    layout: np.ndarray, positions: np.ndarray, size: tuple[int, int]
+) -> tuple[dict[str, float], np.ndarray]:
+    """Score a layout under the symmetry that suits it best; the score and the turned layout."""
+    scored = [(placement(t, positions, size[1]), t) for t in symmetries(layout, size)]
+    return max(scored, key=lambda pair: tuple(pair[0].values()))
+
+
+def main() -> None:
+    args = parse_args()
+    options.make_folder(args.out_dir, "-out_dir")
+    size = DATASETS[args.dataset].image_size
+    images, labels = common.shuffled_images(args, "test", max(*args.images, SCORED_IMAGES))
+    public, _ = common.shuffled_images(args, "train", PUBLIC_IMAGES)
+    reference, _ = correlations(colour_planes(public.flatten(2).numpy()))
+    classify = None if args.weights is None else _classifier(args)
+
+    rows, shown = [], [images]
+    for name in args.scheme:
+        scheme = common.SCHEMES[name](size)
+        scrambled = scheme.scramble(images)
+        positions = scheme.positions(len(images)).numpy()
+        for count in args.images:
+            for knows, given in (("nothing", None), ("public images", reference)):
+                started = time.perf_counter()
+                layout = attack(scrambled[:count], given)
+                seconds = time.perf_counter() - started
+                if given is None:
+                    score, layout = best_symmetry(layout, positions[:count], size)
+                else:
+                    score = placement(layout, positions[:count], size[1])
+                recovered = lay_out(scrambled, torch.from_numpy(layout))
+                row = {"scheme": name, "images": count, "attacker knows": knows} | score
+                row |= _quality(images, recovered, labels, classify) | {"seconds": seconds}
+                rows.append(row)
+                print(row, flush=True)
+        shown += [scrambled, recovered]
+    figure(args.out_dir / "ciphertext_only.png", shown)
+    write(
+        args.out_dir,
+        "ciphertext_only",
+        rows,
+        "Scrambled images only. Shares of pixels placed right; quality and accuracy of the "
+        f"recovered images ({SCORED_IMAGES} of them).",
+    )
+
+
+def _quality(images, recovered, labels, classify) -> dict[str, float]:
+    images, recovered, labels = (x[:SCORED_IMAGES] for x in (images, recovered, labels))
+    quality = {"PSNR": psnr(images, recovered), "SSIM": ssim(images, recovered)}
+    return quality if classify is None else quality | {"accuracy": classify(recovered, labels)}
+
+
+def _classifier(args):
+    cpu = torch.device("cpu")
+    deployed = deploy("vgg16", args.dataset, args.weights, None, None, cpu)
+
+    def accuracy(images: torch.Tensor, labels: torch.Tensor) -> float:
+        data = ImageSet(images, labels, deployed.classes)
+        logits = torch.cat(
+            list(logits_in_batches(deployed.net, deployed.preprocess, data, 100, cpu))
+        )
+        return count_correct(logits, labels) / len(labels)
+
+    return accuracy
+
+
+if __name__ == "__main__":
+    cli.run(main)

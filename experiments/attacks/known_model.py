@@ -1,0 +1,161 @@
+"""Attack: find the permutation under which a known network recognises the scrambled images.
+
+The attacker has the plain weights, which the scheme does not hide, and scrambled images.
+
+``gradient`` optimises a soft permutation (a matrix made doubly stochastic by Sinkhorn's iteration;
+Mena et al., ICLR 2018) so that the network is confident, its answers are varied, and the maps
+before every batch normalisation have the mean and variance that it remembers (Yin et al.,
+CVPR 2020), and rounds it to the nearest permutation. ``layout`` starts from the ciphertext-only
+attack, which knows the plane up to its symmetries, and takes the symmetry in which the network is
+most confident: no public pictures are needed. With per-image keys each image is attacked alone.
+
+    python3 known_model.py -data_dir DIR -weights PATH -images 64 -steps 100
+"""
+
+import time
+from pathlib import Path
+
+import ciphertext_only
+import common
+import numpy as np
+import torch
+from layout import symmetries
+from report import figure, lay_out, placement, psnr, write
+from scipy.optimize import linear_sum_assignment
+from torch import nn
+
+from utils import cli, options
+from utils.data import DATASETS
+from utils.deploy import deploy
+
+LAYOUT_IMAGES = 2000
+SINKHORN_ROUNDS = 10
+
+
+def parse_args():
+    parser = common.parser(__doc__.splitlines()[0], "known_model")
+    parser.add_argument(
+        "-images", type=cli.positive_int, default=64, help="scrambled images for the gradient"
+    )
+    parser.add_argument("-steps", type=cli.positive_int, default=100, help="gradient steps")
+    parser.add_argument("-weights", type=Path, required=True, help="weights of vgg16")
+    parser.add_argument(
+        "-scheme", choices=common.SCHEMES, nargs="+", default=list(common.SCHEMES), help="attacked"
+    )
+    return parser.parse_args()
+
+
+def soft_permutation(scores: torch.Tensor) -> torch.Tensor:
+    """Sinkhorn's iteration: scores ``(P, P)`` to a matrix whose rows and columns sum to 1."""
+    for _ in range(SINKHORN_ROUNDS):
+        scores = scores - scores.logsumexp(1, keepdim=True)
+        scores = scores - scores.logsumexp(0, keepdim=True)
+    return scores.exp()
+
+
+def attack(
+    net: nn.Module, scrambled: torch.Tensor, steps: int, lr: float = 0.3, seed: int = 0
+) -> np.ndarray:
+    """Layout ``(P,)`` from a network in evaluation mode and its scrambled input ``(N, C, H, W)``.
+
+    Args:
+        net: takes natural images and returns logits.
+        scrambled: preprocessed images under one key.
+        steps: of Adam.
+        lr: its rate.
+        seed: of the random start.
+    """
+    flat = scrambled.flatten(2)
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(flat.shape[2], flat.shape[2], generator=generator)
+    scores = (0.01 * scores).requires_grad_()
+    optimizer = torch.optim.Adam([scores], lr=lr)
+    mismatch: list[torch.Tensor] = []
+    hooks = [
+        module.register_forward_hook(lambda m, i, o: mismatch.append(_batch_mismatch(m, i[0])))
+        for module in net.modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
+    try:
+        for _ in range(steps):
+            mismatch.clear()
+            guess = (flat @ soft_permutation(scores)).reshape(scrambled.shape)
+            loss = doubt(net(guess)) + sum(mismatch)
+            (scores.grad,) = torch.autograd.grad(loss, scores)
+            optimizer.step()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return linear_sum_assignment(-soft_permutation(scores.detach()).numpy())[1]
+
+
+def doubt(logits: torch.Tensor) -> torch.Tensor:
+    """Mean entropy of the answers ``(N, classes)``, less the entropy of their mean."""
+    log_p = logits.log_softmax(1)
+    mean = log_p.exp().mean(0)
+    varied = -(mean * (mean + 1e-9).log()).sum() if len(logits) > 1 else 0
+    return -(log_p.exp() * log_p).sum(1).mean() - varied
+
+
+def _batch_mismatch(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
+    mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3))
+    scale = norm.running_var + norm.eps
+    return ((mean - norm.running_mean).square() / scale + (variance / scale - 1).square()).mean()
+
+
+def upright(net: nn.Module, preprocess: nn.Module, seen: torch.Tensor, layout: np.ndarray):
+    """Of the layout's symmetries, the one in which the network doubts least."""
+
+    def score(turned: np.ndarray) -> float:
+        with torch.inference_mode():
+            return float(doubt(net(preprocess(lay_out(seen, torch.from_numpy(turned))))))
+
+    return min(symmetries(layout, tuple(seen.shape[2:])), key=score)
+
+
+def main() -> None:
+    args = parse_args()
+    options.make_folder(args.out_dir, "-out_dir")
+    size = DATASETS[args.dataset].image_size
+    deployed = deploy("vgg16", args.dataset, args.weights, None, None, torch.device("cpu"))
+    net, preprocess = deployed.net.requires_grad_(False), deployed.preprocess
+    images, labels = common.shuffled_images(args, "test", max(LAYOUT_IMAGES, args.images))
+    rows, shown = [], [images]
+    for name in args.scheme:
+        scheme = common.SCHEMES[name](size)
+        scrambled, truth = scheme.scramble(images), scheme.positions(len(images)).numpy()
+        together = 1 if name.startswith("per-image") else args.images
+
+        def measure(name, method, count, started, layout, seen=scrambled, truth=truth):
+            recovered = lay_out(seen[:500], torch.from_numpy(layout))
+            with torch.inference_mode():
+                parts = [net(preprocess(part)) for part in recovered.split(100)]
+            row = {"scheme": name, "method": method, "images": count}
+            row |= placement(layout, truth[:count], size[1])
+            right = torch.cat(parts).argmax(1) == labels[:500]
+            row |= {"PSNR": psnr(images[:count], recovered[:count])}
+            if count > 1:  # a layout for all images
+                row["accuracy"] = float(right.float().mean())
+            rows.append(row | {"seconds": time.perf_counter() - started})
+            print(rows[-1], flush=True)
+            return recovered
+
+        started = time.perf_counter()
+        layout = attack(net, preprocess(scrambled[:together]), args.steps)
+        shown.append(measure(name, "gradient", together, started, layout))
+        started = time.perf_counter()
+        layout = ciphertext_only.attack(scrambled[:LAYOUT_IMAGES])
+        layout = upright(net, preprocess, scrambled[: args.images], layout)
+        shown.append(measure(name, "layout", LAYOUT_IMAGES, started, layout))
+    figure(args.out_dir / "known_model.png", shown)
+    write(
+        args.out_dir,
+        "known_model",
+        rows,
+        "Scrambled images and the plain weights. Shares of pixels placed right, no symmetry "
+        "forgiven; accuracy of the plain network on 500 images laid out so.",
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
