@@ -29,8 +29,8 @@ class Scheme:
 
     Attributes:
         scramble: uint8 images ``(N, 3, H, W)`` to what the server receives.
-        positions: ``N`` to where the pixel at each scrambled position comes from, ``(N, H*W)``; with
-            single values scrambled, where the value in the first channel comes from.
+        positions: ``N`` to where the pixel at each scrambled position comes from, ``(N, H*W)``;
+            with single values scrambled, where the value in the first channel comes from.
     """
 
     scramble: Callable[[torch.Tensor], torch.Tensor]

@@ -74,7 +74,8 @@ def main() -> None:
         "known_plaintext",
         rows,
         f"Known pairs, mean of {TRIALS} trials. Share of the key that is certain, that is right "
-        "with the rest guessed, and what the key found does to an image outside the pairs.",
+        "with the rest guessed (of the first pair's key), and what the key found does to an image "
+        "outside the pairs. The attack matches pixels; single values have none to match.",
     )
 
 

@@ -73,8 +73,9 @@ def recover_layout(
     similarity, parts = correlations(planes)
     layouts = []
     for count in neighbours:
-        layout = assign_to_grid(geodesic_embedding(similarity, count), size)
-        layouts.append(ascend(similarity, layout, size))
+        points = geodesic_embedding(similarity, count)
+        for swap in (False, True) if size[0] != size[1] else (False,):
+            layouts.append(ascend(similarity, assign_to_grid(points, size, swap), size))
     layout = min(layouts, key=lambda candidate: surprise(parts, candidate, size))
     if reference is None:
         return layout
@@ -98,14 +99,17 @@ def geodesic_embedding(similarity: np.ndarray, neighbours: int) -> np.ndarray:
     return vectors[:, -2:] * np.sqrt(np.maximum(values[-2:], 0))
 
 
-def assign_to_grid(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """One grid position for each point ``(P, 2)``, the squared distances' sum being least."""
+def assign_to_grid(points: np.ndarray, size: tuple[int, int], swap: bool = False) -> np.ndarray:
+    """One grid position for each point ``(P, 2)``, the squared distances' sum being least.
+
+    ``swap`` takes the points' second axis for the grid's first: another layout unless it is square.
+    """
     points = (points - points.mean(0)) / (points.std(0) + 1e-12)
     angles = np.arange(0, 90, 3) * np.pi / 180
     turns = [np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in angles]
     # of all turns, a rectangle is flattest (has the least fourth moment) along its sides
     points = min((points @ turn for turn in turns), key=lambda turned: (turned**4).sum())
-    grid = _grid(size)
+    grid = _grid(size)[:, ::-1] if swap else _grid(size)
     grid = (grid - grid.mean(0)) / np.maximum(grid.std(0), 1e-12)
     cost = ((points[:, None] - grid[None]) ** 2).sum(-1)
     return linear_sum_assignment(cost)[1]

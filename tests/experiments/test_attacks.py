@@ -1,0 +1,192 @@
+"""experiments/attacks: each attack recovers a planted easy case, so that a broken attack cannot
+pass for a strong defence, and finds nothing where every image has its own key."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments" / "attacks"))
+
+import ciphertext_only
+import common
+import feature_maps
+import key_free_learning
+import key_search
+import known_model
+import known_plaintext
+import layout
+import report
+
+SIZE = (16, 14)
+
+
+def clouds(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> torch.Tensor:
+    """Random colour pictures with the spectrum of natural ones, uint8 ``(N, 3, H, W)``."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(count, 3, 4 * size[0], 4 * size[1], generator=generator)
+    y, x = torch.fft.fftfreq(4 * size[0])[:, None], torch.fft.rfftfreq(4 * size[1])
+    spectrum = torch.fft.rfft2(noise) / (0.01 + (y**2 + x**2).sqrt()) ** 1.4
+    smooth = torch.fft.irfft2(spectrum, s=noise.shape[2:])[..., : size[0], : size[1]]
+    return (128 + 40 * smooth / smooth.std()).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize("name", ["published", "256-bit fixed"])
+def test_known_plaintext_recovers_a_fixed_key(name):
+    scheme = common.SCHEMES[name](SIZE)
+    images = torch.cat([known_plaintext.chosen_image(SIZE), clouds(1)])
+    key, certain = known_plaintext.attack(images[:1], scheme.scramble(images)[:1])
+    assert certain.all()
+    assert np.array_equal(key, scheme.positions(1)[0].numpy())
+
+
+def test_known_plaintext_is_certain_only_where_colours_are_unique():
+    image = torch.tensor([1, 2, 2, 3], dtype=torch.uint8).expand(1, 3, 4).reshape(1, 3, 2, 2)
+    key = torch.tensor([2, 3, 0, 1])
+    scrambled = image.flatten(2)[..., key].reshape(image.shape)
+    found, certain = known_plaintext.attack(image, scrambled)
+    assert certain.tolist() == [False, True, True, False]
+    assert found[[1, 2]].tolist() == [3, 0]
+
+
+@pytest.mark.parametrize("name", ["published", "256-bit fixed"])
+def test_ciphertext_only_recovers_a_fixed_key(name):
+    scheme = common.SCHEMES[name](SIZE)
+    found = ciphertext_only.attack(scheme.scramble(clouds(2000)))
+    score, _ = ciphertext_only.best_symmetry(found, scheme.positions(2000).numpy(), SIZE)
+    assert score["exact"] > 0.95
+
+
+def test_public_pictures_break_the_symmetry():
+    torch.manual_seed(0)
+    noise = torch.linspace(0, 24, SIZE[0])[:, None] + torch.linspace(0, 12, SIZE[1])
+    images, public = (
+        (0.6 * clouds(2000, seed=s) + noise * torch.rand(2000, 3, *SIZE)).byte() for s in (0, 1)
+    )  # noisier towards one corner, so that no symmetry is left
+    reference, _ = layout.correlations(layout.colour_planes(public.flatten(2).numpy()))
+    scheme = common.SCHEMES["256-bit fixed"](SIZE)
+    found = ciphertext_only.attack(scheme.scramble(images), reference)
+    assert report.placement(found, scheme.positions(1).numpy(), SIZE[1])["exact"] > 0.95
+
+
+@pytest.mark.parametrize("name", ["per-image", "per-image values"])
+def test_ciphertext_only_finds_nothing_under_per_image_keys(name):
+    scheme = common.SCHEMES[name](SIZE)
+    found = ciphertext_only.attack(scheme.scramble(clouds(500)))
+    score, _ = ciphertext_only.best_symmetry(found, scheme.positions(500).numpy(), SIZE)
+    assert score["exact"] < 0.03
+
+
+def test_feature_maps_are_laid_out():
+    torch.manual_seed(0)
+    maps = nn.Conv2d(3, 16, 3, padding=1)(clouds(500) / 255.0).detach()
+    key = torch.randperm(SIZE[0] * SIZE[1])
+    scrambled = maps.flatten(2)[..., key].reshape(maps.shape)
+    score, _ = ciphertext_only.best_symmetry(feature_maps.attack(scrambled), key.numpy(), SIZE)
+    assert score["exact"] > 0.95
+
+
+def test_watch_sees_a_layer_and_computes_no_further():
+    def never(module, inputs):
+        raise AssertionError("computed further")
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+    net[1].register_forward_pre_hook(never)
+    images = torch.rand(3, 3, 4, 4)
+    assert torch.equal(feature_maps.watch(net, "0", images), net[0](images))
+
+
+def test_key_search_finds_a_seed():
+    scrambler = common.ImageScrambler((16, 16), seed=37)
+    seed, _ = key_search.attack(scrambler(clouds(1, (16, 16)))[0], range(60))
+    assert seed == 37
+
+
+def labelled(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pictures whose label is told by their brightest channel."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    images = torch.randint(0, 100, (count, 3, 8, 8), generator=generator)
+    images[torch.arange(count), labels] += 100
+    return images.to(torch.uint8), labels
+
+
+@pytest.mark.parametrize("first", [key_free_learning.Values, key_free_learning.ColourHistogram])
+def test_key_free_learning_learns_colours(first):
+    torch.manual_seed(0)
+    width = 3 * 64 if first is key_free_learning.Values else key_free_learning.LEVELS**3
+    net = key_free_learning.perceptron(width, 3, first())
+    accuracy = key_free_learning.learn(net, labelled(1000, 0), labelled(200, 1), epochs=3)
+    assert accuracy > 0.9
+
+
+def test_the_histogram_does_not_see_positions():
+    images = clouds(4)
+    scrambled = common.SCHEMES["per-image"](SIZE).scramble(images)
+    histogram = key_free_learning.ColourHistogram()
+    assert torch.equal(histogram(images), histogram(scrambled))
+
+
+class Template(nn.Module):
+    """Recognises three patterns of values that all differ, and doubts everything else."""
+
+    def __init__(self):
+        super().__init__()
+        self.patterns = torch.eye(6).repeat(1, 1)[:3] * 2 + torch.eye(6)[3:] - 0.5
+
+    def forward(self, x):
+        return -4 * (x.flatten(1)[:, None] - self.patterns).square().sum(-1)
+
+
+def test_known_model_recovers_what_the_network_tells_apart():
+    net = Template()
+    natural = net.patterns.reshape(3, 1, 2, 3)
+    key = torch.tensor([3, 0, 5, 1, 4, 2])
+    scrambled = natural.flatten(2)[..., key].reshape(natural.shape)
+    found = known_model.attack(net, scrambled, steps=100, lr=0.1)
+    recovered = report.lay_out(scrambled, torch.from_numpy(found))
+    assert known_model.doubt(net(recovered)) <= known_model.doubt(net(natural)) + 1e-3
+
+
+def test_known_model_finds_the_upright_symmetry():
+    images = clouds(8)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE[0] * SIZE[1], 8))
+    with torch.no_grad():  # sure of exactly these images the right way up
+        flat = images.flatten(1).float()
+        net[1].weight.copy_((flat - flat.mean(1, keepdim=True)) / 2000)
+        net[1].bias.zero_()
+    scheme = common.SCHEMES["256-bit fixed"](SIZE)
+    key = scheme.positions(1)[0].numpy()
+    for start in layout.symmetries(key, SIZE):
+        found = known_model.upright(net, lambda x: x.float(), scheme.scramble(images), start)
+        assert np.array_equal(found, key)
+
+
+def test_scores():
+    images = clouds(3)
+    assert report.psnr(images, images) == pytest.approx(60)
+    assert report.ssim(images, images) == pytest.approx(1)
+    assert report.psnr(images, 255 - images) < 20
+    assert report.ssim(images, clouds(3, seed=5)) < 0.5
+    score = report.placement(np.array([0, 4, 8, 3]), np.array([0, 1, 2, 5]), width=3)
+    assert score == {"exact": 0.25, "within 1 px": 0.5, "within 2 px": 1.0}
+
+
+def test_lay_out_undoes_a_known_key():
+    images = clouds(4)
+    for scheme in (make(SIZE) for name, make in common.SCHEMES.items() if "values" not in name):
+        recovered = report.lay_out(scheme.scramble(images), scheme.positions(4))
+        assert torch.equal(recovered, images)
+
+
+def test_symmetries():
+    assert len({tuple(t) for t in layout.symmetries(np.arange(9), (3, 3))}) == 8
+    assert len({tuple(t) for t in layout.symmetries(np.arange(12), (3, 4))}) == 4
+
+
+def test_markdown():
+    table = report.markdown([{"scheme": "a", "exact": 0.5, "images": 2000}, {"scheme": "b"}])
+    assert table.splitlines()[2:] == ["| a | 50.0% | 2,000 |", "| b |  |  |"]
