@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from operators.key import Key
+from operators.key import Key, require_distinct
 from operators.offset import Size, pair
 from operators.scrambler import ImageScrambler
 
@@ -40,8 +40,8 @@ class PerImageScrambler:
         values: scramble and invert single values instead of moving whole pixels.
 
     Raises:
-        ValueError: images of another size, a number of nonces that is not ``N``, or with
-            ``values`` another dtype than uint8.
+        ValueError: images of another size, a number of nonces that is not ``N``, a nonce that
+            repeats when scrambling, or with ``values`` another dtype than uint8.
 
     Example:
         >>> scrambler = PerImageScrambler(32, Key(bytes(32)))
@@ -57,7 +57,8 @@ class PerImageScrambler:
         self.fixed = ImageScrambler(self.image_size, secret=secret)
 
     def forward(self, images: Tensor, nonces: Sequence[bytes]) -> Tensor:
-        """Scramble each image under the key of its nonce."""
+        """Scramble each image under the key of its nonce; no two may share one."""
+        require_distinct(nonces)
         keys = self._keys(images, nonces)
         scrambled = self._gather(images, keys)
         return self._invert(scrambled, nonces) if self.values else scrambled

@@ -74,6 +74,8 @@ def test_refusals():
     images, nonces = batch()
     with pytest.raises(ValueError, match="5 images need as many nonces, got 4"):
         PerImageScrambler((4, 6), SECRET).forward(images, nonces[1:])
+    with pytest.raises(ValueError, match="images 0 and 1 share the nonce 61"):
+        PerImageScrambler((4, 6), SECRET).forward(images[:2], [b"a", b"a"])
     with pytest.raises(ValueError, match=r"\(N, C, 6, 4\), got \(5, 3, 4, 6\)"):
         PerImageScrambler((6, 4), SECRET).forward(images, nonces)
     with pytest.raises(ValueError, match=r"needs uint8 images, got torch\.float32"):

@@ -1,0 +1,142 @@
+"""The client: make a key, scramble pictures before they leave, restore them when they come back.
+
+python3 scramble.py keygen -key my.key
+python3 scramble.py scramble -key my.key -per_image -in photos -out scrambled
+python3 scramble.py restore -key my.key -in scrambled -out restored
+
+Scrambled pictures are PNG files, 8 bits per channel, with nothing of the original's metadata. The
+server classifies them with ``inference.py -scrambled`` and the same key. A network takes pictures
+of its own size only: ``-size 32`` crops and resizes before scrambling, as it cannot be done after.
+"""
+
+import sys
+from pathlib import Path
+
+import conf  # noqa: F401
+
+from operators import Key
+from utils import cli, options, scrambled_png
+from utils.cli import UserError
+from utils.pictures import fit, read_image, save_png
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def parse_args():
+    parser = cli.Parser("Make a key, scramble pictures with it, restore them.")
+    parser.add_argument("action", choices=("keygen", "scramble", "restore"), help="what to do")
+    parser.add_argument("-key", type=Path, required=True, help="key file, made by keygen")
+    parser.add_argument(
+        "-in", dest="source", type=Path, default=None, help="picture, or folder of pictures"
+    )
+    parser.add_argument(
+        "-out", type=Path, default=None, help="PNG file, or folder for PNG files of the same names"
+    )
+    scheme = parser.add_mutually_exclusive_group()
+    scheme.add_argument(
+        "-per_image", action="store_true", help="scramble: a fresh permutation for every picture"
+    )
+    scheme.add_argument(
+        "-per_image_values",
+        action="store_true",
+        help="scramble: -per_image of single values, half of them inverted",
+    )
+    parser.add_argument(
+        "-size", type=cli.positive_int, default=None, help="scramble: first fit to SIZE x SIZE"
+    )
+    args = parser.parse_args()
+    if args.action != "keygen" and (args.source is None or args.out is None):
+        parser.error(f"{args.action} needs -in and -out")
+    for flag, given in (("-in", args.source), ("-out", args.out)):
+        if args.action == "keygen" and given is not None:
+            parser.error(f"keygen takes no {flag}")
+    if args.action != "scramble" and (args.per_image or args.per_image_values or args.size):
+        parser.error("-per_image, -per_image_values and -size are for scramble")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    if args.action == "keygen":
+        keygen(args.key)
+        return
+    key = options.load_key(args.key)
+    pairs = files(args.source, args.out)
+    if args.action == "scramble":
+        per_image = "per-image-values" if args.per_image_values else "per-image"
+        scheme = per_image if args.per_image or args.per_image_values else "fixed"
+        for source, target in pairs:
+            scramble(source, target, key, scheme, args.size)
+    else:
+        restore(pairs, key)
+    print(f"{args.action}d {len(pairs)}: {args.out}")
+
+
+def keygen(path: Path) -> None:
+    """Make a key file."""
+    key = Key.generate()
+    try:
+        key.save(path)
+    except FileExistsError as error:
+        raise UserError(f"-key {error}") from error
+    except OSError as error:
+        raise UserError(f"-key {path}: cannot be written ({error.strerror})") from error
+    print(f"{path}: key {key.fingerprint}")
+
+
+def files(source: Path, out: Path) -> list[tuple[Path, Path]]:
+    """Pairs of picture and PNG file to write: one, or those of a folder and what is below it."""
+    if not source.is_dir():
+        if out.suffix.lower() != ".png":
+            raise UserError(f"-out {out}: only PNG keeps every pixel; expected a name in .png")
+        if not source.is_file():
+            raise UserError(f"-in {source}: no such file or folder")
+        options.writable_parent(out, "-out")
+        pairs = [(source, out)]
+    else:
+        found = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise UserError(f"-in {source}: no {', '.join(SUFFIXES)} below it")
+        pairs = [(p, out / p.relative_to(source).with_suffix(".png")) for p in found]
+        for folder in sorted({target.parent for _, target in pairs}):
+            options.make_folder(folder, "-out")
+    targets: dict[Path, Path] = {}
+    for origin, target in pairs:
+        if target.exists():
+            raise UserError(f"-out {target}: exists; pictures are not overwritten")
+        if target in targets:
+            raise UserError(f"-in {origin} and {targets[target]} would both become {target}")
+        targets[target] = origin
+    return pairs
+
+
+def scramble(source: Path, target: Path, key: Key, scheme: str, size: int | None) -> None:
+    """Scramble one picture."""
+    image, label = scrambled_png.read(source)
+    if label is not None:
+        raise UserError(f"{source}: is scrambled already")
+    if size is not None:
+        image = fit(read_image(source), (size, size))
+    label = scrambled_png.new_label(scheme, key)
+    scrambled_png.write(scrambled_png.scramble(image, key, label), label, target)
+
+
+def restore(pairs: list[tuple[Path, Path]], key: Key) -> None:
+    """Restore pictures; says on stderr if two of them share a nonce."""
+    seen: dict[bytes, Path] = {}
+    for source, target in pairs:
+        image, label = scrambled_png.read(source)
+        if label is None:
+            raise UserError(f"{source}: not a picture that scramble.py wrote")
+        scrambled_png.check_key(label, key, source)
+        if label.nonce and label.nonce in seen:
+            print(
+                f"warning: {source} and {seen[label.nonce]} share a nonce, so one permutation",
+                file=sys.stderr,
+            )
+        seen[label.nonce] = source
+        save_png(scrambled_png.restore(image, key, label), target)
+
+
+if __name__ == "__main__":
+    cli.run(main)
