@@ -1,5 +1,6 @@
 """A trained network ready to use: from a name, a file of weights and a key."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import torch
 from torch import nn
 
 import models
-from operators import ImageScrambler
+from operators import ImageScrambler, PerImageScrambler
+from operators.key import new_nonces
 from utils import checkpoint
 from utils.batches import Preprocess
 from utils.cli import UserError
@@ -43,7 +45,7 @@ def deploy(
     dataset: str,
     weights: Path,
     scrambler: ImageScrambler,
-    scramble: ImageScrambler | None,
+    scramble: Callable[[torch.Tensor], torch.Tensor] | None,
     device: torch.device,
     backend: str = "auto",
 ) -> Deployed:
@@ -83,3 +85,21 @@ def deploy(
 def wrong_scrambler(image_size: tuple[int, int], seed: int | None) -> ImageScrambler:
     """A scrambler of another key than ``seed``'s: that of the next seed, or a fresh one."""
     return ImageScrambler(image_size, seed=None if seed is None else (seed + 1) % 2**32)
+
+
+def per_image_scrambling(
+    camera: PerImageScrambler, server: PerImageScrambler | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What arrives at the network when each image has its own key: a function of uint8 images.
+
+    Args:
+        camera: scrambles each image under a fresh nonce.
+        server: rekeys them for a keyed network; None for a network without a key.
+    """
+
+    def received(images: torch.Tensor) -> torch.Tensor:
+        nonces = new_nonces(len(images))
+        scrambled = camera.forward(images, nonces)
+        return scrambled if server is None else server.rekey(scrambled, nonces)
+
+    return received

@@ -60,7 +60,7 @@ def best_symmetry(
 
 def main() -> None:
     args = parse_args()
-    options.make_folder(args.out_dir, "-out_dir")
+    options.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
     images, labels = common.shuffled_images(args, "test", max(*args.images, SCORED_IMAGES))
     public, _ = common.shuffled_images(args, "train", PUBLIC_IMAGES)

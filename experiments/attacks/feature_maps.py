@@ -73,7 +73,7 @@ def watch(net: nn.Module, layer: str, images: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     args = parse_args()
-    options.make_folder(args.out_dir, "-out_dir")
+    options.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
     images, _ = common.shuffled_images(args, "test", max(args.images))
     scrambler = ImageScrambler(size, seed=SEED)

@@ -106,7 +106,7 @@ def learn(
 
 def main() -> None:
     args = parse_args()
-    options.make_folder(args.out_dir, "-out_dir")
+    options.writable_folder(args.out_dir, "-out_dir")
     spec = DATASETS[args.dataset]
     train = common.shuffled_images(args, "train", args.train_images)
     test = common.shuffled_images(args, "test", args.test_images)

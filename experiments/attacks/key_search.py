@@ -55,7 +55,7 @@ def attack(scrambled: torch.Tensor, seeds: range) -> tuple[int, float]:
 
 def main() -> None:
     args = parse_args()
-    options.make_folder(args.out_dir, "-out_dir")
+    options.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
     images, _ = common.shuffled_images(args, "test", 1)
     step, tried, found = 1000, 0, None

@@ -116,7 +116,7 @@ def upright(net: nn.Module, preprocess: nn.Module, seen: torch.Tensor, layout: n
 
 def main() -> None:
     args = parse_args()
-    options.make_folder(args.out_dir, "-out_dir")
+    options.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
     deployed = deploy("vgg16", args.dataset, args.weights, None, None, torch.device("cpu"))
     net, preprocess = deployed.net.requires_grad_(False), deployed.preprocess

@@ -58,7 +58,7 @@ def chosen_image(size: tuple[int, int]) -> torch.Tensor:
 
 def main() -> None:
     args = parse_args()
-    options.make_folder(args.out_dir, "-out_dir")
+    options.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
     images, _ = common.shuffled_images(args, "test", TRIALS * max(args.pairs) + 1)
     rows = []

@@ -65,11 +65,12 @@ def write(out_dir: Path, name: str, rows: list[dict], about: str) -> None:
     """Write ``name.json`` and ``name.md`` and print the table.
 
     Args:
-        out_dir: an existing folder.
+        out_dir: a folder, made if it is missing.
         name: of the attack.
         rows: one result each; keys are the columns, in order, shares as numbers in [0, 1].
         about: one line that says what the table shows.
     """
+    out_dir.mkdir(parents=True, exist_ok=True)
     record = {"attack": name, "about": about, "command": public_command(), "rows": rows}
     write_json(out_dir / f"{name}.json", record | {"environment": environment()})
     table = markdown(rows)
@@ -99,4 +100,5 @@ def figure(path: Path, columns: list[torch.Tensor], count: int = 6, scale: int =
     """Write a picture: one row per image, one column for each of uint8 ``(N, 3, H, W)``."""
     cells = torch.stack([column[:count] for column in columns], dim=1).flatten(0, 1)
     cells = cells.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_png(make_grid(cells, nrow=len(columns), padding=4, pad_value=255), path)

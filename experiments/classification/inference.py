@@ -2,6 +2,7 @@
 
 python3 inference.py -net "vgg16" -weights PATH -image PATH
 python3 inference.py -net "vgg16_permuted" -permute -weights PATH -image PATH -save_dir DIR
+python3 inference.py -net "vgg16_permuted" -scrambled -key my.key -weights PATH -image PATH
 """
 
 from pathlib import Path
@@ -11,11 +12,11 @@ import torch
 from torch import nn
 
 from operators import ImageScrambler, KeyedConv2d
-from utils import cli, options
+from utils import cli, options, scrambled_png
 from utils.cli import UserError
 from utils.data import DATASETS
 from utils.deploy import Deployed, deploy
-from utils.pictures import feature_grid, fit, read_image, save_png, save_row, to_tensor
+from utils.pictures import feature_grid, fit, read_image, save_png, save_row
 
 TOP = 5
 
@@ -53,11 +54,10 @@ def main() -> None:
     if args.save_dir is not None:
         options.writable_folder(args.save_dir, "-save_dir")
     image_size = DATASETS[args.dataset].image_size
-    picture = read_image(args.image)
     if args.scrambled:
-        image = _already_scrambled(args.image, to_tensor(picture), image_size)
+        image = _already_scrambled(args.image, args.key, image_size)
     else:
-        image = fit(picture, image_size)
+        image = fit(read_image(args.image), image_size)
     scrambler = options.scrambler_from(args, image_size)
     deployed = deploy(
         args.net,
@@ -86,14 +86,22 @@ def main() -> None:
 
 
 def _already_scrambled(
-    path: Path, image: torch.Tensor, image_size: tuple[int, int]
+    path: Path, key_file: Path | None, image_size: tuple[int, int]
 ) -> torch.Tensor:
+    """The picture under the network's fixed key, whichever way ``scramble.py`` scrambled it."""
+    image, label = scrambled_png.read(path)
     if tuple(image.shape[1:]) != image_size:
         raise UserError(
             f"{path}: {image.shape[2]}x{image.shape[1]} pixels; a scrambled picture cannot be "
             f"resized, expected {image_size[1]}x{image_size[0]}"
         )
-    return image
+    if label is None:  # by another program, or with a seed
+        return image
+    if key_file is None:
+        raise UserError(f"{path}: was scrambled with key {label.fingerprint}; give it with -key")
+    key = options.load_key(key_file)
+    scrambled_png.check_key(label, key, path)
+    return scrambled_png.to_fixed_key(image, key, label)
 
 
 def _first_convolution(net: nn.Module) -> nn.Module:

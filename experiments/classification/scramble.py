@@ -91,15 +91,14 @@ def files(source: Path, out: Path) -> list[tuple[Path, Path]]:
             raise UserError(f"-out {out}: only PNG keeps every pixel; expected a name in .png")
         if not source.is_file():
             raise UserError(f"-in {source}: no such file or folder")
-        options.writable_parent(out, "-out")
+        options.writable_file(out, "-out")
         pairs = [(source, out)]
     else:
         found = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not found:
             raise UserError(f"-in {source}: no {', '.join(SUFFIXES)} below it")
         pairs = [(p, out / p.relative_to(source).with_suffix(".png")) for p in found]
-        for folder in sorted({target.parent for _, target in pairs}):
-            options.make_folder(folder, "-out")
+        options.writable_folder(out, "-out")
     targets: dict[Path, Path] = {}
     for origin, target in pairs:
         if target.exists():
@@ -118,6 +117,7 @@ def scramble(source: Path, target: Path, key: Key, scheme: str, size: int | None
     if size is not None:
         image = fit(read_image(source), (size, size))
     label = scrambled_png.new_label(scheme, key)
+    target.parent.mkdir(parents=True, exist_ok=True)
     scrambled_png.write(scrambled_png.scramble(image, key, label), label, target)
 
 
@@ -135,6 +135,7 @@ def restore(pairs: list[tuple[Path, Path]], key: Key) -> None:
                 file=sys.stderr,
             )
         seen[label.nonce] = source
+        target.parent.mkdir(parents=True, exist_ok=True)
         save_png(scrambled_png.restore(image, key, label), target)
 
 

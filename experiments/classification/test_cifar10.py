@@ -12,10 +12,12 @@ import conf
 import torch
 from tqdm import tqdm
 
+from models import is_keyed
+from operators import Key, PerImageScrambler
 from utils import cli, options
 from utils.allocator import keep_freed_memory
 from utils.data import DATASETS, load_split
-from utils.deploy import deploy, wrong_scrambler
+from utils.deploy import deploy, per_image_scrambling, wrong_scrambler
 from utils.evaluation import count_correct, logits_in_batches
 from utils.run_record import write_json
 
@@ -30,6 +32,11 @@ def parse_args():
         action="store_true",
         help="with -permute: scramble with another key than the network's",
     )
+    parser.add_argument(
+        "-per_image",
+        action="store_true",
+        help="with -permute and -key: scramble each image under a key of its own",
+    )
     options.add_key(parser)
     options.add_device(parser)
     options.add_weights(parser, conf.CHECKPOINT_DIR)
@@ -41,6 +48,8 @@ def parse_args():
     args = parser.parse_args()
     if args.wrong_key and not args.permute:
         parser.error("-wrong_key needs -permute")
+    if args.per_image and not (args.permute and args.key):
+        parser.error("-per_image needs -permute and -key")
     return args
 
 
@@ -52,6 +61,8 @@ def main() -> None:
     image_size = DATASETS[args.dataset].image_size
     scrambler = options.scrambler_from(args, image_size)
     scramble = wrong_scrambler(image_size, args.seed) if args.wrong_key else scrambler
+    if args.per_image:
+        scramble = _per_image(args, image_size)
     deployed = deploy(
         args.net,
         args.dataset,
@@ -83,11 +94,18 @@ def main() -> None:
                 "images": len(data),
                 "permute": args.permute,
                 "wrong_key": args.wrong_key,
+                "per_image": args.per_image,
                 "key": scrambler.fingerprint,
                 "parameters": deployed.parameters,
                 "seconds": time.perf_counter() - started,
             },
         )
+
+
+def _per_image(args, image_size: tuple[int, int]):
+    server = PerImageScrambler(image_size, options.load_key(args.key))
+    camera = PerImageScrambler(image_size, Key.generate()) if args.wrong_key else server
+    return per_image_scrambling(camera, server if is_keyed(args.net) else None)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,6 @@
 """experiments/attacks: each attack recovers a planted easy case, so that a broken attack cannot
 pass for a strong defence, and finds nothing where every image has its own key."""
 
-import sys
-from pathlib import Path
-
-import numpy as np
-import pytest
-import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments" / "attacks"))
-
 import ciphertext_only
 import common
 import feature_maps
@@ -19,7 +9,11 @@ import key_search
 import known_model
 import known_plaintext
 import layout
+import numpy as np
+import pytest
 import report
+import torch
+from torch import nn
 
 SIZE = (16, 14)
 

@@ -2,18 +2,11 @@
 
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "experiments" / "classification"))
-
-import scramble
 
 from operators import Key
 from utils import scrambled_png
@@ -21,13 +14,19 @@ from utils.cli import UserError
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
-    """Run the script in this process, in an empty folder."""
+def client(script, monkeypatch, tmp_path):
+    """``client(*words)`` runs scramble.py in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    return lambda *words: script("scramble.py", *words)
 
-    def go(*arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["scramble.py", *arguments])
-        scramble.main()
+
+@pytest.fixture
+def run(client):
+    """The same, which must succeed."""
+
+    def go(*words: object) -> None:
+        result = client(*words)
+        assert result.status == 0, result.err
 
     return go
 
@@ -69,17 +68,16 @@ def test_size_fits_before_scrambling(run):
     assert Image.open("s.png").size == (32, 32)
 
 
-def test_a_repeated_nonce_is_reported(run, capsys):
+def test_a_repeated_nonce_is_reported(run, client):
     picture(Path("p.png"))
     run("keygen", "-key", "k")
     Path("s").mkdir()
     run("scramble", "-key", "k", "-in", "p.png", "-out", "s/a.png", "-per_image")
     Path("s/b.png").write_bytes(Path("s/a.png").read_bytes())
-    run("restore", "-key", "k", "-in", "s", "-out", "back")
-    assert "share a nonce" in capsys.readouterr().err
+    assert "share a nonce" in client("restore", "-key", "k", "-in", "s", "-out", "back").err
 
 
-def test_refusals(run):
+def test_refusals(run, client, refused):
     picture(Path("p.png"))
     run("keygen", "-key", "k")
     run("keygen", "-key", "other")
@@ -97,12 +95,11 @@ def test_refusals(run):
         "no such file": ("scramble", "-key", "k", "-in", "nothing", "-out", "t.png"),
         "-key": ("scramble", "-key", "nothing", "-in", "p.png", "-out", "t.png"),
     }.items():
-        with pytest.raises(UserError, match=message):
-            run(*arguments)
+        assert message in refused(client(*arguments))
     assert not Path("t.png").exists()
     os.chmod("k", 0o644)
-    with pytest.raises(UserError, match="chmod 600"):
-        run("restore", "-key", "k", "-in", "s.png", "-out", "t.png")
+    assert "chmod 600" in refused(client("restore", "-key", "k", "-in", "s.png", "-out", "t.png"))
+    assert "needs -in and -out" in refused(client("scramble", "-key", "k"))
 
 
 def test_a_damaged_label_is_refused(run):
@@ -114,12 +111,28 @@ def test_a_damaged_label_is_refused(run):
         scrambled_png.read(Path("p.png"))
 
 
-def test_errors_are_one_line_and_status_2(tmp_path):
-    script = ROOT / "experiments" / "classification" / "scramble.py"
-    for arguments in (["scramble", "-key", "k"], ["restore", "-key", "k", "-in", "a", "-out", "b"]):
-        done = subprocess.run(
-            [sys.executable, script, *arguments], cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 2
-        assert len(done.stderr.splitlines()) == 1
-        assert not done.stdout
+@pytest.mark.parametrize("flags", [[], ["-per_image"], ["-per_image_values"]])
+def test_the_server_sees_the_same_picture(run, script, refused, weights, flags):
+    """Client and server run apart: the answer is the plain network's on the plain picture."""
+    picture(Path("p.png"), size=(32, 32))
+    run("keygen", "-key", "k")
+    run("keygen", "-key", "other")
+    run("scramble", "-key", "k", "-in", "p.png", "-out", "s.png", *flags)
+    plain = script("inference.py", "-net", "vgg16", "-weights", weights, "-image", "p.png")
+    server = ("inference.py", "-net", "vgg16_permuted", "-weights", weights, "-scrambled")
+    keyed = script(*server, "-key", "k", "-image", "s.png", "-save_dir", "d")
+    assert plain.status == 0
+    assert keyed.out.splitlines()[:5] == plain.out.splitlines()
+    assert np.array_equal(np.asarray(Image.open("d/image.png")), np.asarray(Image.open("p.png")))
+    assert "scrambled with key" in refused(script(*server, "-key", "other", "-image", "s.png"))
+    assert "give it with -key" in refused(script(*server, "-seed", "7", "-image", "s.png"))
+
+
+def test_per_image_keys_leave_the_accuracy_as_it_is(run, script, tree, weights, refused):
+    run("keygen", "-key", "k")
+    common = ("test_cifar10.py", "-weights", weights, "-data_dir", tree)
+    plain = script(*common, "-net", "vgg16")
+    keyed = ("-net", "vgg16_permuted", "-permute", "-per_image")
+    assert script(*common, *keyed, "-key", "k").out == plain.out
+    assert "needs -permute and -key" in refused(script(*common, *keyed))
+    assert script(*common, *keyed, "-key", "k", "-wrong_key").status == 0
