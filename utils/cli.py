@@ -88,6 +88,14 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def seed_list(text: str) -> list[int]:
+    """At least two different seeds, with commas between them."""
+    seeds = [seed(part) for part in text.split(",")]
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"expected at least two different seeds, got {text!r}")
+    return seeds
+
+
 def positive_int(text: str) -> int:
     """A whole number in 1..2^31-1."""
     return _number(text, int, lambda v: 1 <= v <= MAX_COUNT, f"a whole number in 1..{MAX_COUNT}")

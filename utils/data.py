@@ -7,7 +7,8 @@ The normalisation constants of the CIFAR sets are those of the published code.
 
 import contextlib
 import socket
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from utils.cli import UserError
+from utils.image_files import ImageFiles, default_workers, fits_in_memory
 from utils.image_tree import list_tree, load_tree
 from utils.shapes import IMAGE_SIZE, SHAPES10_CLASSES, shapes10
 
@@ -64,6 +66,10 @@ DATASETS = {
     ),
 }
 
+FOLDER = "folder"  # any tree of class folders; its classes and statistics are read from it
+NAMES = (*DATASETS, FOLDER)
+STATISTICS_SAMPLE = 10_000  # images
+
 _TORCHVISION = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
@@ -84,24 +90,70 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def batches(self, parts: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yield the images uint8 ``(n, 3, H, W)`` of each set of indices, where they lie."""
+        for part in parts:
+            yield self.images[part.to(self.images.device)]
+
     def subset(self, index: torch.Tensor) -> "ImageSet":
-        """The images at ``index``, ``(M,)``."""
+        """The images at ``index``: a mask ``(N,)`` or places ``(M,)``."""
         return ImageSet(self.images[index], self.labels[index], self.classes)
 
+    def to(self, device: torch.device) -> "ImageSet":
+        """The same with the images on ``device``, where they take less than half of its memory."""
+        if device.type == "cuda" and self.images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+            return self
+        return replace(self, images=self.images.to(device))
 
-def load_split(name: str, split: str, data_dir: Path | None = None) -> ImageSet:
+
+def load_train(
+    name: str,
+    data_dir: Path | None = None,
+    image_size: tuple[int, int] | None = None,
+    workers: int | None = None,
+) -> tuple[ImageSet | ImageFiles, DatasetSpec]:
+    """Load the training split of a data set, and what is known of the data set.
+
+    Args:
+        name: one of ``NAMES``.
+        data_dir: as for ``load_split``.
+        image_size: of ``folder`` only: the ``(H, W)`` to crop and resize its images to.
+        workers: of ``folder`` only: stream the images with so many processes; None streams only
+            what does not fit into memory.
+
+    Raises:
+        UserError: as ``load_split``.
+    """
+    if name != FOLDER:
+        return load_split(name, "train", data_dir), DATASETS[name]
+    data = _from_folder("train", data_dir, image_size, None, workers)
+    mean, std = statistics(data)
+    return data, DatasetSpec(len(data.classes), image_size, mean, std, data.classes)
+
+
+def load_split(
+    name: str,
+    split: str,
+    data_dir: Path | None = None,
+    spec: DatasetSpec | None = None,
+    workers: int | None = None,
+) -> ImageSet | ImageFiles:
     """Load one split of a data set.
 
     Args:
-        name: a key of ``DATASETS``.
+        name: one of ``NAMES``.
         split: ``train`` or ``test``.
         data_dir: the folder that holds the data set: torchvision's files, a tree of class folders,
             or a folder of the data set's name with either. None means ``data/`` in the repository,
             into which a missing CIFAR set is downloaded.
+        spec: of ``folder`` only: what its training split said of it.
+        workers: as for ``load_train``.
 
     Raises:
         UserError: if there is no such data set in ``data_dir``, or it cannot be read or downloaded.
     """
+    if name == FOLDER:
+        return _from_folder(split, data_dir, spec.image_size, spec.classes, workers)
     spec = DATASETS[name]
     if name == "shapes10":
         if data_dir is not None:
@@ -119,6 +171,43 @@ def load_split(name: str, split: str, data_dir: Path | None = None) -> ImageSet:
             f"or {split}/<class>/<image>"
         )
     return _from_torchvision(name, split, DEFAULT_DATA_DIR, download=True)
+
+
+def _from_folder(
+    split: str,
+    data_dir: Path | None,
+    image_size: tuple[int, int],
+    classes: tuple[str, ...] | None,
+    workers: int | None,
+) -> ImageSet | ImageFiles:
+    if data_dir is None:
+        raise UserError("-dataset folder needs -data_dir DIR with train/<class>/ and test/<class>/")
+    if not (data_dir / split).is_dir():
+        raise UserError(
+            f"-data_dir {data_dir}: no folder {split}/; expected {split}/<class>/<image>"
+        )
+    tree = list_tree(data_dir / split, classes)
+    if workers is not None or not fits_in_memory(len(tree.paths), image_size):
+        return ImageFiles(tree, image_size, default_workers() if workers is None else workers)
+    return ImageSet(load_tree(tree, image_size, resize=True), tree.labels, tree.classes)
+
+
+def statistics(data: ImageSet | ImageFiles) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of pixel values in [0, 1].
+
+    Of all images, or of ``STATISTICS_SAMPLE`` evenly spaced ones where there are more.
+    """
+    count = min(len(data), STATISTICS_SAMPLE)
+    places = torch.arange(count) * len(data) // count
+    sums, squares, pixels = torch.zeros(3).double(), torch.zeros(3).double(), 0
+    for images in data.batches(places.split(100)):
+        values = images.double() / 255
+        sums += values.sum((0, 2, 3))
+        squares += values.square().sum((0, 2, 3))
+        pixels += values[:, 0].numel()
+    mean = sums / pixels
+    std = (squares / pixels - mean.square()).clamp(min=1e-6).sqrt()  # a blank set divides by 1e-3
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def _places(name: str, data_dir: Path | None) -> tuple[Path, ...]:
@@ -149,7 +238,9 @@ def _from_torchvision(name: str, split: str, root: Path, download: bool) -> Imag
     return ImageSet(images, torch.tensor(files.targets), tuple(files.classes))
 
 
-def hold_out(data: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+def hold_out(
+    data: ImageSet | ImageFiles, fraction: float, seed: int
+) -> tuple[ImageSet | ImageFiles, ImageSet | ImageFiles]:
     """Split a training set into training and validation images, each class in the same proportion.
 
     Args:

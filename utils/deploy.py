@@ -13,7 +13,7 @@ from operators.key import new_nonces
 from utils import checkpoint
 from utils.batches import Preprocess
 from utils.cli import UserError
-from utils.data import DATASETS
+from utils.data import DATASETS, FOLDER, DatasetSpec
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,44 @@ def deploy(
     Raises:
         UserError: if the weights cannot be used for this network.
     """
-    spec = DATASETS[dataset]
     state = checkpoint.read(weights)
-    trained_on = state["data"]["name"] if "format" in state else dataset
-    if trained_on != dataset:
-        raise UserError(f"{weights}: trained on {trained_on}; give -dataset {trained_on}")
+    spec = spec_of(dataset, state, weights)
     keyed = models.is_keyed(name)
     net = models.create_model(name, spec.num_classes, scrambler if keyed else None, backend)
     checkpoint.load_weights(net, state, weights)
-    classes = tuple(state["data"]["classes"]) if "format" in state else spec.classes
     return Deployed(
         net=net.to(device).eval(),
         preprocess=Preprocess(spec.mean, spec.std, scramble).to(device),
         preprocess_scrambled=Preprocess(spec.mean, spec.std).to(device),
-        classes=classes or tuple(f"class {i}" for i in range(spec.num_classes)),
+        classes=spec.classes or tuple(f"class {i}" for i in range(spec.num_classes)),
         image_size=spec.image_size,
+    )
+
+
+def spec_of(dataset: str, state: dict, weights: Path) -> DatasetSpec:
+    """What is known of the data set that weights were trained on.
+
+    Args:
+        dataset: its name as the user gave it.
+        state: what ``checkpoint.read`` returned: a checkpoint knows its data set.
+        weights: the file, for messages.
+
+    Raises:
+        UserError: if the weights were trained on another data set, or do not tell enough of it.
+    """
+    if "format" not in state:
+        if dataset == FOLDER:
+            raise UserError(f"{weights}: bare weights; -dataset folder needs a checkpoint of a run")
+        return DATASETS[dataset]
+    data = state["data"]
+    if data["name"] != dataset:
+        raise UserError(f"{weights}: trained on {data['name']}; give -dataset {data['name']}")
+    return DatasetSpec(
+        num_classes=data["num_classes"],
+        image_size=tuple(data["image_size"]),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        classes=tuple(data["classes"]),
     )
 
 

@@ -3,11 +3,14 @@
 Learning rate, order, augmentation and dropout of a step depend only on the recipe, the seed and
 the step's place in the run; everything else is in the checkpoint. A run that was stopped and
 resumed therefore ends with the weights of the uninterrupted run, bit for bit on one machine's CPU.
+
+Under ``torchrun`` a step's batch is divided among the processes and its gradient is the mean over
+all of its images, so that the loss curve is that of one process up to rounding, except where a
+layer looks at the other images of its process (batch-norm without ``sync_bn``) or draws random
+numbers (dropout).
 """
 
 import math
-import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,14 +21,18 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from utils import distributed
 from utils.batches import EpochPlan, Preprocess, augment, derive_seed, plan_epoch
 from utils.cli import UserError
 from utils.data import ImageSet
 from utils.evaluation import autocast, count_correct, logits_in_batches
+from utils.image_files import ImageFiles
 from utils.optim import Optimizer
 from utils.recipe import Recipe, lr_factor
+from utils.stop import StopSignal, leave
 
 CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
+TEST_BATCH = 500  # images
 
 
 @dataclass
@@ -40,40 +47,54 @@ class Progress:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Share:
+    """This process's share of a step: the plan of its images, and the batch they are a part of.
+
+    ``weight`` is 0 for an image that stands in where a batch has too few for every process.
+    """
+
+    plan: EpochPlan
+    batch: int
+    weight: float
+
+
 class Trainer:
     """Trains one network by one recipe.
 
     Args:
         net: the network, on ``device``; its memory format is set here.
         recipe: how to train.
-        data: the training images; moved to ``device``.
+        data: the training images; moved to ``device`` where they fit.
         preprocess: uint8 batch to network input.
         device: where to train.
         seed: of order, augmentation and dropout.
-        on_stop: called when SIGINT or SIGTERM arrived, after the step under way is done.
+        save_every: steps after which an epoch is saved in its midst; 0 for never.
     """
 
     def __init__(
         self,
         net: nn.Module,
         recipe: Recipe,
-        data: ImageSet,
+        data: ImageSet | ImageFiles,
         preprocess: Preprocess,
         device: torch.device,
         seed: int,
-        on_stop: Callable[["Trainer"], None] = lambda trainer: None,
+        save_every: int = 0,
     ) -> None:
         memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.net = net.to(memory_format=memory_format)
-        self.recipe, self.seed, self.device, self.on_stop = recipe, seed, device, on_stop
-        self.images, self.labels = data.images.to(device), data.labels.to(device)
+        net = net.to(memory_format=memory_format)
+        self.net = nn.SyncBatchNorm.convert_sync_batchnorm(net) if recipe.sync_bn else net
+        self.recipe, self.seed, self.device, self.save_every = recipe, seed, device, save_every
+        self.data, self.labels = data.to(device), data.labels.to(device)
         self.preprocess = preprocess
-        self.optimizer = Optimizer(net, recipe)
+        self.optimizer = Optimizer(self.net, recipe)
         self.averaged = None
         if recipe.ema:
             average = get_ema_multi_avg_fn(recipe.ema)
-            self.averaged = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
-        self.forward = torch.compile(net) if recipe.compile else net
+            self.averaged = AveragedModel(self.net, multi_avg_fn=average, use_buffers=True)
+        together = distributed.parallel(self.net, device)
+        self.forward = torch.compile(together) if recipe.compile else together
         self.progress = Progress()
         self.history: list[dict] = []
         self.learning_rate = 0.0
@@ -110,45 +131,40 @@ class Trainer:
             done = self.progress.epoch * self.steps_per_epoch + self.progress.step
             self.averaged.n_averaged.fill_(done)
 
-    def train_epoch(self) -> dict:
+    def train_epoch(self, stop: StopSignal, save: Callable[[], None]) -> dict:
         """Train to the end of the current epoch; returns and records its metrics.
 
+        Args:
+            stop: looked at after every step; within an epoch a signal saves and ends the process.
+            save: writes ``state()`` to a checkpoint.
+
         Raises:
-            UserError: if the loss is not finite.
+            UserError: if the loss or a weight is not finite; ``save`` is then not called.
+            SystemExit: after a signal.
         """
-        p, size = self.progress, self.recipe.batch_size
+        p, steps = self.progress, self.steps_per_epoch
         plan = plan_epoch(len(self.labels), self.recipe, self.seed, p.epoch)
+        shares = [self._share(plan, step) for step in range(p.step, steps)]
+        batches = self.data.batches(share.plan.order for share in shares)
         self.net.train()
         started = time.perf_counter() - p.seconds
-        loss_sum = torch.tensor(p.loss_sum, dtype=torch.float64, device=self.device)
-        correct = torch.tensor(p.correct, device=self.device)
-        bar = tqdm(
-            total=len(self.labels),
-            initial=p.images,
-            desc=f"epoch {p.epoch + 1}/{self.recipe.epochs}",
-            unit="img",
-            unit_scale=True,
-            disable=None,
-        )
-        with bar, _StopSignal() as stop:
-            while p.step < self.steps_per_epoch:
-                part = plan.part(slice(p.step * size, (p.step + 1) * size))
-                loss, hits = self._step(part)
-                loss_sum += loss.double() * len(part.order)
-                correct += hits
+        so_far = [p.loss_sum, p.correct] if distributed.rank() == 0 else [0.0, 0.0]
+        sums = torch.tensor(so_far, dtype=torch.float64, device=self.device)
+        with self._bar() as bar:
+            for share, images in zip(shares, batches, strict=True):
+                sums += self._step(share, images)
                 p.step += 1
-                p.images += len(part.order)
-                bar.update(len(part.order))
-                if p.step % CHECK_EVERY == 0 or p.step == self.steps_per_epoch or stop.received:
-                    p.loss_sum, p.correct = float(loss_sum), int(correct)
-                    p.seconds = time.perf_counter() - started
-                    self._check_finite()
-                    bar.set_postfix(
-                        loss=f"{p.loss_sum / p.images:.3f}", acc=f"{p.correct / p.images:.2%}"
-                    )
-                if stop.received and p.step < self.steps_per_epoch:
-                    self.on_stop(self)
-                    sys.exit(128 + stop.received)
+                p.images += share.batch
+                bar.update(share.batch)
+                within = p.step < steps
+                received = stop.received()
+                due = self.save_every and p.step % self.save_every == 0
+                if p.step % CHECK_EVERY == 0 or due or received or not within:
+                    self._take_stock(sums, started, bar)
+                if within and (due or received):
+                    save()
+                if within and received:
+                    leave(received)
         metrics = {
             "epoch": p.epoch + 1,
             "loss": p.loss_sum / p.images,
@@ -158,59 +174,78 @@ class Trainer:
         }
         self.history.append(metrics)
         self.progress = Progress(epoch=p.epoch + 1)
-        if stop.received:
-            self.on_stop(self)
-            sys.exit(128 + stop.received)
         return metrics
 
-    def _step(self, part: EpochPlan) -> tuple[torch.Tensor, torch.Tensor]:
-        p = self.progress
-        torch.manual_seed(derive_seed(self.seed, p.epoch, p.step))  # dropout
+    def _share(self, plan: EpochPlan, step: int) -> Share:
+        """Divide the batch of a step evenly among the processes."""
+        first = step * self.recipe.batch_size
+        batch = min(self.recipe.batch_size, len(self.labels) - first)
+        rank, size = distributed.rank(), distributed.size()
+        begin, end = first + batch * rank // size, first + batch * (rank + 1) // size
+        if begin == end:
+            return Share(plan.part(slice(first, first + 1)), batch, weight=0.0)
+        return Share(plan.part(slice(begin, end)), batch, weight=1.0)
+
+    def _bar(self) -> tqdm:
+        return tqdm(
+            total=len(self.labels),
+            initial=self.progress.images,
+            desc=f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}",
+            unit="img",
+            unit_scale=True,
+            disable=None if distributed.rank() == 0 else True,  # None: on a terminal only
+        )
+
+    def _step(self, share: Share, images: torch.Tensor) -> torch.Tensor:
+        """Make one step; returns the sums of loss and of correct answers over the share, (2,)."""
+        p, plan = self.progress, share.plan
+        torch.manual_seed(derive_seed(self.seed, p.epoch, p.step, distributed.rank()))  # dropout
         self.learning_rate = self.optimizer.set_lr(
             lr_factor(self.recipe, p.epoch + p.step / self.steps_per_epoch)
         )
-        order = part.order.to(self.device)
-        labels = self.labels[order]
-        inputs = self.preprocess(augment(self.images[order], part, self.recipe.crop))
+        labels = self.labels[plan.order.to(self.device)]
+        inputs = self.preprocess(augment(images.to(self.device), plan, self.recipe.crop))
         with autocast(self.device, self.recipe.amp):
             logits = self.forward(inputs).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        loss_sum = share.weight * F.cross_entropy(
+            logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum"
+        )
         self.optimizer.zero_grad()
-        loss.backward()
+        # the processes' gradients are averaged: their number makes that the sum over the batch
+        (loss_sum * (distributed.size() / share.batch)).backward()
         if self.recipe.clip:
             nn.utils.clip_grad_norm_(self.optimizer.parameters, self.recipe.clip)
         self.optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.net)
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        correct = share.weight * (logits.detach().argmax(1) == labels).sum()
+        return torch.stack([loss_sum.detach().double(), correct.double()])
 
-    def _check_finite(self) -> None:
-        if not math.isfinite(self.progress.loss_sum):
+    def _take_stock(self, sums: torch.Tensor, started: float, bar: tqdm) -> None:
+        """Bring ``progress`` up to date, over all processes, and stop if training has diverged."""
+        p = self.progress
+        p.loss_sum, correct = distributed.total(*sums.tolist())
+        p.correct, p.seconds = int(correct), time.perf_counter() - started
+        norm = float(nn.utils.get_total_norm(self.optimizer.parameters))
+        if not (math.isfinite(p.loss_sum) and math.isfinite(norm)):
             raise UserError(
-                f"the loss is not finite in epoch {self.progress.epoch + 1}, at or shortly before "
-                f"step {self.progress.step}; training stopped, the last checkpoint was kept. "
+                f"the loss is not finite in epoch {p.epoch + 1}, at or shortly before step "
+                f"{p.step}; training stopped, the last checkpoint was kept. "
                 f"Try a lower -lr (it is {self.recipe.lr})"
             )
+        bar.set_postfix(loss=f"{p.loss_sum / p.images:.3f}", acc=f"{p.correct / p.images:.2%}")
 
-    def accuracy(self, data: ImageSet) -> float:
-        """Share of ``data`` that the network to evaluate classifies correctly."""
-        batches = logits_in_batches(
-            self.best_net, self.preprocess, data, 500, self.device, self.recipe.amp
-        )
-        return count_correct(torch.cat(list(batches)), data.labels) / len(data)
+    def count_correct(self, data: ImageSet | ImageFiles) -> int:
+        """How many of ``data`` the network to evaluate classifies correctly.
 
-
-class _StopSignal:
-    """While entered, SIGINT and SIGTERM are noted in ``received`` instead of ending the process."""
-
-    def __enter__(self) -> "_StopSignal":
-        self.received = 0
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _note(self, number: int, frame: object) -> None:
-        self.received = number
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        Each process looks at its share of the images, every image once.
+        """
+        distributed.share_buffers(self.best_net)
+        mine = data.subset(torch.arange(len(data))[distributed.rank() :: distributed.size()])
+        correct = 0
+        if len(mine):
+            batches = logits_in_batches(
+                self.best_net, self.preprocess, mine, TEST_BATCH, self.device, self.recipe.amp
+            )
+            correct = count_correct(torch.cat(list(batches)), mine.labels)
+        return int(distributed.total(correct)[0])

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from utils.data import ImageSet
+from utils.image_files import ImageFiles
 
 
 def autocast(device: torch.device, enabled: bool) -> torch.autocast:
@@ -16,7 +17,7 @@ def autocast(device: torch.device, enabled: bool) -> torch.autocast:
 def logits_in_batches(
     net: nn.Module,
     preprocess: nn.Module,
-    data: ImageSet,
+    data: ImageSet | ImageFiles,
     batch_size: int,
     device: torch.device,
     amp: bool = False,
@@ -36,7 +37,7 @@ def logits_in_batches(
     training = net.training
     net.eval()
     try:
-        for images in data.images.split(batch_size):
+        for images in data.batches(torch.arange(len(data)).split(batch_size)):
             # entered anew for each batch, so that neither mode leaks to the caller at a yield
             with torch.inference_mode(), autocast(device, amp):
                 logits = net(preprocess(images.to(device))).float().cpu()

@@ -9,7 +9,7 @@ import models
 from operators import ImageScrambler, Key
 from utils import checkpoint, cli
 from utils.cli import Parser, UserError
-from utils.data import DATASETS
+from utils.data import FOLDER, NAMES
 from utils.recipe import OPTIMIZERS, PRESETS, SCHEDULES, Recipe
 
 RECIPE_FLAGS = {
@@ -37,6 +37,7 @@ RECIPE_FLAGS = {
     "amp": ("-amp", cli.switch, "bfloat16 autocast"),
     "channels_last": ("-channels_last", cli.switch, "channels_last memory format"),
     "compile": ("-compile", cli.switch, "torch.compile, which needs a C++ compiler on a CPU"),
+    "sync_bn": ("-sync_bn", cli.switch, "batch-norm over the images of all GPUs, under torchrun"),
 }
 
 
@@ -80,7 +81,10 @@ def add_network(parser: Parser, net: str = "vgg16") -> None:
 def add_data(parser: Parser) -> None:
     """Add ``-dataset`` and ``-data_dir``."""
     parser.add_argument(
-        "-dataset", choices=DATASETS, default="cifar10", help="data set; shapes10 is built in"
+        "-dataset",
+        choices=NAMES,
+        default="cifar10",
+        help="data set; shapes10 is built in, folder is any tree of class folders",
     )
     parser.add_argument(
         "-data_dir",
@@ -89,6 +93,38 @@ def add_data(parser: Parser) -> None:
         help="folder of the data set: torchvision's files or <split>/<class>/<image>; "
         "default: data/ in the repository, into which CIFAR is downloaded",
     )
+
+
+def add_folder(parser: Parser) -> None:
+    """Add ``-image_size`` and ``-workers``, which ``-dataset folder`` takes."""
+    parser.add_argument(
+        "-image_size",
+        type=cli.positive_int,
+        default=None,
+        help="of -dataset folder, which needs it: side in pixels to which images are cropped and "
+        "resized; default: none",
+    )
+    parser.add_argument(
+        "-workers",
+        type=cli.count,
+        default=None,
+        help="of -dataset folder: processes that decode images while training runs; default: "
+        "all images are kept in memory, or, where they take half of it, one for each core",
+    )
+
+
+def check_folder(parser: Parser, args) -> None:
+    """Refuse what ``-dataset folder`` lacks, and its flags with another data set."""
+    if args.dataset == FOLDER:
+        if args.image_size is None or args.data_dir is None:
+            parser.error("-dataset folder needs -data_dir DIR and -image_size N")
+    elif args.image_size is not None or args.workers is not None:
+        parser.error("-image_size and -workers need -dataset folder")
+
+
+def folder_image_size(args) -> tuple[int, int] | None:
+    """``-image_size`` as ``(H, W)``; None for a data set that has its own."""
+    return None if args.image_size is None else (args.image_size, args.image_size)
 
 
 def add_key(parser: Parser) -> None:

@@ -40,6 +40,7 @@ class Recipe:
     amp: bool = False
     channels_last: bool = False
     compile: bool = False
+    sync_bn: bool = False
 
 
 PRESETS = {

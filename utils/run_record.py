@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torchvision
 
+from utils import distributed
 from utils.cli import UserError
 from utils.files import write_atomically
 
@@ -49,6 +50,7 @@ def environment() -> dict:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
+        "processes": distributed.size(),
         "commit": _commit(),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -1,26 +1,24 @@
-"""A whole training run: from named parts to checkpoints, TensorBoard logs and a record.
+"""A whole training run, from named parts to trained weights and a record; or one for each seed."""
 
-Files of a run named RUN of a network NET: ``checkpoints/NET/RUN/`` holds ``last.pt``,
-``previous.pt``, ``best.pt`` and ``run.json``; ``runs/NET/RUN/`` holds the TensorBoard events.
-"""
-
-from dataclasses import asdict, dataclass
-from datetime import datetime
+import statistics
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import make_grid
+from torch import nn
 
 import models
 from operators import ImageScrambler
-from utils import checkpoint
+from utils import checkpoint, distributed
 from utils.batches import Preprocess
 from utils.cli import UserError
-from utils.data import DATASETS, hold_out, load_split
+from utils.data import DatasetSpec, hold_out, load_split, load_train
 from utils.engine import Trainer
 from utils.recipe import Recipe
+from utils.run_files import RunFiles, clear_strays, new_folder
 from utils.run_record import environment, public_command, write_json
+from utils.stop import StopSignal, leave
 
 SELECTIONS = ("last", "validation", "test")
 
@@ -31,7 +29,7 @@ class RunOptions:
 
     Attributes:
         net: a name of the registry of networks.
-        dataset: a key of ``DATASETS``.
+        dataset: one of ``data.NAMES``.
         data_dir: where the data set is; None for the default.
         permute: scramble the images.
         train_seed: seed of initial weights, order, augmentation and dropout.
@@ -40,8 +38,10 @@ class RunOptions:
         select: ``last``: no selection; ``validation``: ``best.pt`` is the best epoch on held-out
             training images; ``test``: on the test images, as was published.
         val_fraction: share of the training images that is held out under ``validation``.
-        save: write checkpoints and the record.
+        save: write checkpoints and the record; needed to select.
         checkpoint_dir, log_dir: the roots of the files of all runs.
+        image_size, workers: of the data set ``folder``, as for ``data.load_train``.
+        save_every: also save after so many steps of an epoch; 0 for at its end only.
     """
 
     net: str
@@ -56,6 +56,9 @@ class RunOptions:
     save: bool
     checkpoint_dir: Path
     log_dir: Path
+    image_size: tuple[int, int] | None = None
+    workers: int | None = None
+    save_every: int = 0
 
 
 def train(
@@ -73,166 +76,218 @@ def train(
         The record of the run, as in ``run.json``.
 
     Raises:
-        UserError: for anything that the user can mend.
+        UserError: for anything that the user can mend; where the run has not begun, no file was
+            written.
     """
-    spec = DATASETS[options.dataset]
-    resumed = checkpoint.read(options.resume) if options.resume else None
-    fingerprint = scrambler.fingerprint if scrambler is not None and options.permute else None
-    if resumed is not None:
-        _check_resumable(options, recipe, fingerprint, resumed)
-    data = load_split(options.dataset, "train", options.data_dir)
-    test = load_split(options.dataset, "test", options.data_dir)
-    validation = test if options.select == "test" else None
-    if options.select == "validation":
-        data, validation = hold_out(data, options.val_fraction, options.train_seed)
-
+    if recipe.sync_bn and device.type != "cuda":
+        raise UserError("-sync_bn works on GPUs only; add -gpu or leave it out")
+    permuting = scrambler if options.permute else None
+    resumed = None
+    if options.resume is not None:
+        resumed = distributed.share(lambda: checkpoint.read(options.resume))
+        _check_resumable(options, recipe, permuting, resumed)
+    data, validation, test, spec = distributed.one_first(lambda: _load(options))
     torch.manual_seed(options.train_seed)
-    keyed = models.is_keyed(options.net)
-    net = models.create_model(options.net, spec.num_classes, scrambler if keyed else None)
-    if options.weights is not None:
-        checkpoint.load_weights(net, checkpoint.read(options.weights), options.weights)
-    # nothing is written before everything that was given has been read
-    folder = options.resume.parent if options.resume else _new_folder(options)
-    writer = SummaryWriter(options.log_dir / options.net / folder.name)
-    scramble = scrambler.to(device) if options.permute else None
+    net = _network(options, spec, scrambler)
+    if resumed is None:
+        record = _new_record(options, recipe, permuting, net, len(data), len(test))
+    else:
+        record = resumed["record"]
+        if record["images"]["train"] != len(data):
+            raise UserError(
+                f"-resume {options.resume}: the run has {record['images']['train']} training "
+                f"images; {len(data)} are there now"
+            )
+    files = _open_files(options)
+    record["name"] = files.folder.name
+    files.log_pictures(next(iter(data.batches([torch.arange(min(8, len(data)))]))), permuting)
+
+    scramble = permuting.to(device) if permuting is not None else None
     preprocess = Preprocess(spec.mean, spec.std, scramble, recipe.channels_last).to(device)
-    _log_pictures(writer, data.images[:8], scrambler if options.permute else None)
-
-    record = (
-        resumed["record"]
-        if resumed
-        else {
-            "command": public_command(),
-            "net": options.net,
-            "dataset": options.dataset,
-            "permute": options.permute,
-            "key": fingerprint,
-            "train_seed": options.train_seed,
-            "recipe": asdict(recipe),
-            "select": options.select,
-            "images": {"train": len(data), "test": len(test)},
-            "parameters": sum(p.numel() for p in net.parameters()),
-            "resumed": [],
-            **environment(),
-        }
+    trainer = Trainer(
+        net.to(device), recipe, data, preprocess, device, options.train_seed, options.save_every
     )
+    if resumed is not None:
+        trainer.load_state(resumed)
+        p = trainer.progress
+        record["resumed"].append({"epoch": p.epoch, "step": p.step, **environment()})
 
-    def snapshot(trainer: Trainer) -> dict:
+    def snapshot() -> dict:
         return {
             "net": options.net,
-            "data": {"name": options.dataset, "classes": list(data.classes), **asdict(spec)},
-            "key": fingerprint,
+            "data": {"name": options.dataset, **asdict(spec), "classes": list(data.classes)},
+            "key": record["key"],
             "record": record,
             **trainer.state(),
         }
 
-    def save_last(trainer: Trainer) -> None:
-        if options.save:
-            checkpoint.save_last(folder, snapshot(trainer))
-            print(f"saved {folder / checkpoint.LAST}", flush=True)
-
-    trainer = Trainer(
-        net.to(device), recipe, data, preprocess, device, options.train_seed, on_stop=save_last
-    )
-    if resumed is not None:
-        trainer.load_state(resumed)
-        record["resumed"].append(
-            {"epoch": trainer.progress.epoch, "step": trainer.progress.step, **environment()}
-        )
-
-    while trainer.progress.epoch < recipe.epochs:
-        metrics = trainer.train_epoch()
-        if validation is not None:
-            metrics[f"{options.select}_accuracy"] = trainer.accuracy(validation)
-            best = max(m[f"{options.select}_accuracy"] for m in trainer.history)
-        _report(writer, metrics, recipe.epochs, len(data))
-        record["epochs"] = trainer.history
-        if options.save:
-            checkpoint.save_last(folder, snapshot(trainer))
-            if validation is not None and metrics[f"{options.select}_accuracy"] == best:
-                checkpoint.save(folder / checkpoint.BEST, snapshot(trainer))
-            write_json(folder / "run.json", record)
-
-    chosen = folder / (checkpoint.LAST if validation is None else checkpoint.BEST)
-    if options.save and validation is not None:
-        checkpoint.load_weights(trainer.best_net, checkpoint.read(chosen), chosen)
-    record["test_accuracy"] = trainer.accuracy(test)
-    print(f"Test accuracy: {record['test_accuracy']:.2%} ({len(test)} images)")
-    writer.add_scalar("test/accuracy", record["test_accuracy"], recipe.epochs)
-    writer.close()
-    if options.save:
-        write_json(folder / "run.json", record)
-        print(f"weights: {chosen}")
+    _run_epochs(trainer, files, record, validation, snapshot)
+    if validation is not None:
+        best = distributed.share(lambda: checkpoint.read(files.folder / checkpoint.BEST))
+        checkpoint.load_weights(trainer.best_net, best, files.folder / checkpoint.BEST)
+    correct = trainer.count_correct(test)
+    record |= {
+        "test_correct": correct,
+        "test_accuracy": correct / len(test),
+        "weights": checkpoint.LAST if validation is None else checkpoint.BEST,
+        "weights_sha256": checkpoint.digest(trainer.best_net.state_dict()),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    files.write_record(record)
+    files.report_test(record)
     return record
 
 
-def _new_folder(options: RunOptions) -> Path:
-    """Make the folder of a new run, so that one that cannot be written is found before training."""
-    parent = options.checkpoint_dir / options.net
-    name = stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    if not options.save:
-        return parent / name
-    attempt = 0
-    while True:
-        try:
-            (parent / name).mkdir(parents=True)
-            return parent / name
-        except FileExistsError as error:
-            attempt += 1
-            if attempt > 100 or not parent.is_dir():
-                raise UserError(f"{parent}: cannot hold a new run folder") from error
-            name = f"{stamp}-{attempt}"
-        except OSError as error:
-            raise UserError(f"{parent}: cannot be written ({error.strerror})") from error
+def train_seeds(
+    seeds: list[int],
+    options: RunOptions,
+    recipe: Recipe,
+    scrambler: ImageScrambler | None,
+    device: torch.device,
+) -> dict:
+    """Train once with each seed, and report mean and standard deviation of the test accuracies.
+
+    Returns:
+        The summary, which ``seeds.json`` beside the runs holds too if they are saved.
+    """
+    records = [train(replace(options, train_seed=s), recipe, scrambler, device) for s in seeds]
+    accuracies = [record["test_accuracy"] for record in records]
+    summary = {
+        "seeds": seeds,
+        "runs": [record["name"] for record in records],
+        "test_accuracies": accuracies,
+        "mean": statistics.fmean(accuracies),
+        "standard_deviation": statistics.stdev(accuracies),
+        "select": options.select,
+    }
+    if distributed.rank() == 0:
+        print(
+            f"Test accuracy over {len(seeds)} seeds: {summary['mean']:.2%} "
+            f"+- {summary['standard_deviation']:.2%} (mean, standard deviation)"
+        )
+        if options.save:
+            name = f"{summary['runs'][0]}.seeds.json"
+            write_json(options.checkpoint_dir / options.net / name, summary)
+    return summary
+
+
+def _run_epochs(trainer: Trainer, files: RunFiles, record: dict, validation, snapshot) -> None:
+    """Train to the last epoch, saving after each; a signal ends the process after saving."""
+    chosen_by = f"{record['select']}_accuracy"
+
+    def save() -> None:
+        distributed.share(lambda: files.save_last(snapshot()))
+
+    files.write_record(record)
+    with StopSignal() as stop:
+        while trainer.progress.epoch < trainer.recipe.epochs:
+            metrics = trainer.train_epoch(stop, save)
+            record["epochs"] = trainer.history
+            if validation is not None:
+                metrics[chosen_by] = trainer.count_correct(validation) / len(validation)
+                # before last.pt: if a kill comes between, the epoch is done again and this too
+                if metrics[chosen_by] == max(m[chosen_by] for m in trainer.history):
+                    distributed.share(lambda: files.save_best(snapshot()))
+            save()
+            files.write_record(record)
+            files.report(metrics, trainer.recipe.epochs, len(trainer.labels))
+            if received := stop.received():
+                leave(received)
+
+
+def _load(options: RunOptions):
+    """The images to train, to choose by (or None) and to test on, and what they are."""
+    where = (options.data_dir, options.image_size, options.workers)
+    data, spec = load_train(options.dataset, *where)
+    test = load_split(options.dataset, "test", options.data_dir, spec, options.workers)
+    validation = test if options.select == "test" else None
+    if options.select == "validation":
+        data, validation = hold_out(data, options.val_fraction, options.train_seed)
+    return data, validation, test, spec
+
+
+def _network(options: RunOptions, spec: DatasetSpec, scrambler: ImageScrambler | None) -> nn.Module:
+    """The network with its initial weights, on the CPU, known to take images of this size."""
+    keyed = models.is_keyed(options.net)
+    try:
+        net = models.create_model(options.net, spec.num_classes, scrambler if keyed else None)
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, 3, *spec.image_size))
+    except (RuntimeError, ValueError) as error:
+        height, width = spec.image_size
+        raise UserError(
+            f"-net {options.net} cannot take {height}x{width} images ({error})"
+        ) from error
+    if options.weights is not None:
+        state = distributed.share(lambda: checkpoint.read(options.weights))
+        checkpoint.load_weights(net, state, options.weights)
+    return net
+
+
+def _open_files(options: RunOptions) -> RunFiles:
+    if options.resume is not None:
+        folder = options.resume.parent
+    else:
+        parent = options.checkpoint_dir / options.net
+        folder = distributed.share(lambda: new_folder(parent, options.save))
+    if distributed.rank() > 0:
+        return RunFiles(folder, None, keep=False)
+    clear_strays(folder)
+    return RunFiles(folder, options.log_dir / options.net / folder.name, options.save)
+
+
+def _new_record(
+    options: RunOptions,
+    recipe: Recipe,
+    permuting: ImageScrambler | None,
+    net: nn.Module,
+    train_images: int,
+    test_images: int,
+) -> dict:
+    return {
+        "command": public_command(),
+        "net": options.net,
+        "dataset": options.dataset,
+        "permute": options.permute,
+        "key": None if permuting is None else permuting.fingerprint,
+        "train_seed": options.train_seed,
+        "recipe": asdict(recipe),
+        "select": options.select,
+        "val_fraction": options.val_fraction if options.select == "validation" else None,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "images": {"train": train_images, "test": test_images},
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "epochs": [],
+        "resumed": [],
+        **environment(),
+    }
 
 
 def _check_resumable(
-    options: RunOptions, recipe: Recipe, fingerprint: str | None, state: dict
+    options: RunOptions, recipe: Recipe, permuting: ImageScrambler | None, state: dict
 ) -> None:
-    if "progress" not in state:
+    if "format" not in state:
         raise UserError(f"-resume {options.resume}: bare weights; expected a checkpoint of a run")
-    wanted = {
-        "net": options.net,
-        "key": fingerprint,
-        "train_seed": options.train_seed,
-        **{f"recipe {name}": value for name, value in asdict(recipe).items()},
+    record = state["record"]
+    known = {field.name for field in fields(Recipe)}
+    found_recipe = Recipe(**{n: v for n, v in state["recipe"].items() if n in known})
+    pairs = {
+        "-net": (state["net"], options.net),
+        "-dataset": (state["data"]["name"], options.dataset),
+        "-permute": (record["permute"], options.permute),
+        "key": (state["key"], None if permuting is None else permuting.fingerprint),
+        "-train_seed": (state["train_seed"], options.train_seed),
+        "-select": (record["select"], options.select),
+        "-image_size": (state["data"]["image_size"], options.image_size),
     }
-    found = {
-        "net": state["net"],
-        "key": state["key"],
-        "train_seed": state["train_seed"],
-        **{f"recipe {name}": value for name, value in state["recipe"].items()},
-    }
-    for name, value in wanted.items():
-        if found.get(name) != value:
+    if options.image_size is None:
+        del pairs["-image_size"]
+    if record.get("val_fraction") is not None:
+        pairs["-val_fraction"] = (record["val_fraction"], options.val_fraction)
+    for name in sorted(known):
+        pairs[f"recipe {name}"] = (getattr(found_recipe, name), getattr(recipe, name))
+    for name, (found, wanted) in pairs.items():
+        if found != wanted:
             raise UserError(
-                f"-resume {options.resume}: the run has {name} {found.get(name)}, "
-                f"asked for is {value}"
+                f"-resume {options.resume}: the run has {name} {found}, asked for is {wanted}"
             )
-
-
-def _report(writer: SummaryWriter, metrics: dict, epochs: int, images: int) -> None:
-    epoch = metrics["epoch"]
-    for name, value in metrics.items():
-        if name != "epoch":
-            writer.add_scalar(f"train/{name}", value, epoch)
-    writer.flush()
-    extra = "".join(f", {n.replace('_', ' ')} {v:.2%}" for n, v in metrics.items() if "_acc" in n)
-    print(
-        f"epoch {epoch}/{epochs}: loss {metrics['loss']:.4f}, accuracy {metrics['accuracy']:.2%}"
-        f"{extra}, lr {metrics['lr']:.4g}, {images / metrics['seconds']:.0f} images/s, "
-        f"{metrics['seconds'] * (epochs - epoch) / 60:.0f} min left",
-        flush=True,
-    )
-
-
-def _log_pictures(
-    writer: SummaryWriter, images: torch.Tensor, scrambler: ImageScrambler | None
-) -> None:
-    """One grid: plain images, and below them their scrambled and restored forms."""
-    rows = [images]
-    if scrambler is not None:
-        on_device = images.to(scrambler.key.device)
-        scrambled = scrambler(on_device)
-        rows += [scrambled.cpu(), scrambler.backward(scrambled).cpu()]
-    writer.add_image("images", make_grid(torch.cat(rows), nrow=len(images)), 0)

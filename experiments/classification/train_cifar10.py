@@ -3,23 +3,28 @@
 python3 train_cifar10.py -net "vgg16" -dataset "cifar10" -epochs 200 -save_weights -gpu
 python3 train_cifar10.py -net "vgg16" -dataset "cifar10" -epochs 200 -permute -save_weights -gpu
 python3 train_cifar10.py -net "vgg16" -preset fast -save_weights
+python3 train_cifar10.py -net "vgg16" -preset fast -save_weights -resume latest
+torchrun --nproc_per_node=4 train_cifar10.py -net "vgg16" -save_weights -gpu
 """
 
+import os
 from pathlib import Path
 
 import conf
 import torch
 
-from utils import checkpoint, cli, options
+import models
+from utils import checkpoint, cli, distributed, options
 from utils.allocator import keep_freed_memory
 from utils.data import DATASETS
-from utils.training import SELECTIONS, RunOptions, train
+from utils.training import SELECTIONS, RunOptions, train, train_seeds
 
 
 def parse_args():
     parser = cli.Parser("Train a classifier on plain or on scrambled images.")
     options.add_network(parser)
     options.add_data(parser)
+    options.add_folder(parser)
     parser.add_argument("-permute", action="store_true", help="scramble the images with the key")
     options.add_key(parser)
     options.add_device(parser)
@@ -44,11 +49,20 @@ def parse_args():
         help="continue the run of this checkpoint exactly; latest: the newest run of this net; "
         "default: a new run",
     )
-    start.add_argument(
+    seeds = start.add_mutually_exclusive_group()
+    seeds.add_argument(
         "-train_seed",
-        type=cli.count,
+        type=cli.seed,
         default=0,
         help="seed of initial weights, order, augmentation and dropout; not a key",
+    )
+    seeds.add_argument(
+        "-seeds",
+        type=cli.seed_list,
+        default=None,
+        metavar="SEED,SEED,...",
+        help="train once with each of these as -train_seed, and report mean and deviation; "
+        "default: one run",
     )
 
     results = parser.add_argument_group("results")
@@ -56,11 +70,17 @@ def parse_args():
         "-save_weights", action="store_true", help="write checkpoints and run.json"
     )
     results.add_argument(
+        "-save_every",
+        type=cli.count,
+        default=0,
+        help="also write a checkpoint after so many steps within an epoch; 0: at its end only",
+    )
+    results.add_argument(
         "-select",
         choices=SELECTIONS,
         default="last",
-        help="which epoch is reported: the last, the best on held-out training images, or the best "
-        "on the test images (the published habit)",
+        help="which epoch is reported: the last, the best on held-out training images "
+        "(validation), or the best on the test images (test: the published habit)",
     )
     results.add_argument(
         "-val_fraction",
@@ -71,7 +91,7 @@ def parse_args():
     results.add_argument(
         "-deterministic",
         action="store_true",
-        help="refuse operations that are not deterministic; slower on a GPU",
+        help="same seeds, same weights on one machine, which a GPU does not do by itself; slower",
     )
     results.add_argument(
         "-checkpoint_dir",
@@ -87,40 +107,67 @@ def parse_args():
         parser.error("-weights needs -load_weights")
     if args.load_weights and args.resume:
         parser.error("-resume continues a run and -load_weights starts one; give one of them")
+    if args.seeds is not None and args.resume:
+        parser.error("-resume continues one run and -seeds starts several; give one of them")
     if args.val_fraction is not None and args.select != "validation":
         parser.error("-val_fraction needs -select validation")
     if args.val_fraction == 0:
         parser.error("-val_fraction: expected a number in (0, 1), got 0")
+    if args.select != "last" and not args.save_weights:
+        parser.error(f"-select {args.select} needs -save_weights, to go back to the best epoch")
+    if args.save_every and not args.save_weights:
+        parser.error("-save_every needs -save_weights")
+    options.check_folder(parser, args)
     return args
 
 
 def main() -> None:
     args = parse_args()
-    device = cli.select_device(args.gpu)
+    device = distributed.device_of(args.gpu)
     keep_freed_memory()
-    torch.use_deterministic_algorithms(args.deterministic)
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        torch.use_deterministic_algorithms(True)
+    with distributed.team(device):
+        weights, resume = distributed.share(lambda: _start(args))
+        run = RunOptions(
+            net=args.net,
+            dataset=args.dataset,
+            data_dir=args.data_dir,
+            permute=args.permute,
+            train_seed=args.train_seed,
+            weights=weights,
+            resume=resume,
+            select=args.select,
+            val_fraction=0.1 if args.val_fraction is None else args.val_fraction,
+            save=args.save_weights,
+            checkpoint_dir=args.checkpoint_dir,
+            log_dir=args.log_dir,
+            image_size=options.folder_image_size(args),
+            workers=args.workers,
+            save_every=args.save_every,
+        )
+        scrambler = None
+        if args.permute or models.is_keyed(args.net):
+            image_size = run.image_size or DATASETS[args.dataset].image_size
+            scrambler = distributed.share(lambda: options.scrambler_from(args, image_size))
+        recipe = options.recipe_from(args)
+        if args.seeds is None:
+            train(run, recipe, scrambler, device)
+        else:
+            train_seeds(args.seeds, run, recipe, scrambler, device)
+
+
+def _start(args) -> tuple[Path | None, Path | None]:
+    """The weights to fine-tune and the checkpoint to resume, where asked for."""
     weights, resume = args.weights, None
     if args.load_weights and weights is None:
-        weights = checkpoint.newest(args.checkpoint_dir, args.net)
-    if args.resume:
-        latest = args.resume == "latest"
-        resume = checkpoint.newest(args.checkpoint_dir, args.net) if latest else Path(args.resume)
-    run = RunOptions(
-        net=args.net,
-        dataset=args.dataset,
-        data_dir=args.data_dir,
-        permute=args.permute,
-        train_seed=args.train_seed,
-        weights=weights,
-        resume=resume,
-        select=args.select,
-        val_fraction=0.1 if args.val_fraction is None else args.val_fraction,
-        save=args.save_weights,
-        checkpoint_dir=args.checkpoint_dir,
-        log_dir=args.log_dir,
-    )
-    scrambler = options.scrambler_from(args, DATASETS[args.dataset].image_size)
-    train(run, options.recipe_from(args), scrambler, device)
+        weights = checkpoint.newest_weights(args.checkpoint_dir, args.net)
+    if args.resume == "latest":
+        resume = checkpoint.newest(args.checkpoint_dir, args.net)
+    elif args.resume:
+        resume = Path(args.resume)
+    return weights, resume
 
 
 if __name__ == "__main__":

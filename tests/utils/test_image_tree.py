@@ -94,7 +94,7 @@ def test_what_cannot_be_used_is_named(root):
     with pytest.raises(UserError, match=r"0\.png: 4x5 pixels; expected 5x5"):
         load_tree(list_tree(root), (5, 5))
     (root / "dog" / "1.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"dog/1\.png: not an image"):
+    with pytest.raises(UserError, match=r"dog/1\.png: empty"):
         load_tree(list_tree(root), (5, 4))
 
 

@@ -1,0 +1,140 @@
+"""The engine in one process: gradients, averaging, what a run of several seeds reports."""
+
+import json
+import statistics
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import models
+from tests.utils.tiny import RECIPE, SIZE, PlainNet, TinyNet, make_images, options
+from utils.batches import Preprocess, augment, plan_epoch
+from utils.cli import UserError
+from utils.data import ImageSet
+from utils.engine import Trainer
+from utils.recipe import lr_factor
+from utils.stop import StopSignal
+from utils.training import train, train_seeds
+
+CPU = torch.device("cpu")
+STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+def images(count=21):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    return ImageSet(pixels, torch.arange(count) % 3, ("a", "b", "c"))
+
+
+def trainer(recipe, net=PlainNet, data=None):
+    torch.manual_seed(0)
+    return Trainer(net(3), recipe, data or images(), Preprocess(*STATISTICS), CPU, seed=5)
+
+
+def test_an_epoch_written_out():
+    """Plain SGD as in a textbook, with the plan's batches, gives the same weights."""
+    recipe = replace(RECIPE, optimizer="sgd", clip=0.0, ema=0.5, momentum=0.0, weight_decay=0.0)
+    ours = trainer(recipe)
+    torch.manual_seed(0)
+    net, data = PlainNet(3), images()
+    average, losses = None, []
+    with StopSignal() as stop:
+        for epoch in range(2):
+            metrics = ours.train_epoch(stop, save=lambda: None)
+            plan, total = plan_epoch(21, recipe, 5, epoch), 0.0
+            for step in range(3):  # 21 images in batches of 8
+                part = plan.part(slice(8 * step, 8 * step + 8))
+                inputs = Preprocess(*STATISTICS)(augment(data.images[part.order], part, 1))
+                logits, labels = net(inputs), data.labels[part.order]
+                loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
+                total += float(loss.detach()) * len(labels)
+                grads = torch.autograd.grad(loss, list(net.parameters()))
+                rate = 0.05 * lr_factor(recipe, epoch + step / 3)
+                with torch.no_grad():
+                    for p, g in zip(net.parameters(), grads, strict=True):
+                        p -= rate * g
+                now = [p.detach().clone() for p in net.parameters()]
+                average = (
+                    now
+                    if average is None
+                    else [0.5 * a + 0.5 * b for a, b in zip(average, now, strict=True)]
+                )
+            losses.append(total / 21)
+            assert metrics["loss"] == pytest.approx(losses[-1], rel=1e-5)
+    for a, b in zip(ours.net.parameters(), net.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+    for a, b in zip(ours.best_net.parameters(), average, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_the_global_random_state_does_not_matter():
+    results = []
+    for noise in range(2):
+        ours = trainer(RECIPE, TinyNet)
+        torch.manual_seed(noise)
+        with StopSignal() as stop:
+            ours.train_epoch(stop, save=lambda: None)
+        results.append(ours.net.state_dict())
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_every_image_is_counted_once():
+    ours = trainer(replace(RECIPE, ema=0.0))
+    data = images()
+    right = sum(
+        int(ours.net(Preprocess(*STATISTICS)(image[None])).argmax()) == label
+        for image, label in zip(data.images, data.labels, strict=True)
+    )
+    assert ours.count_correct(data) == right
+
+
+def test_amp_and_channels_last_train():
+    ours = trainer(replace(RECIPE, amp=True, channels_last=True), TinyNet)
+    with StopSignal() as stop:
+        losses = [ours.train_epoch(stop, save=lambda: None)["loss"] for _ in range(3)]
+    assert losses[2] < losses[0]
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(models, "_PLAIN", {"tiny": TinyNet})
+    make_images(tmp_path / "images", per_class=4)
+    return tmp_path
+
+
+def test_several_seeds(root, capsys):
+    recipe = replace(RECIPE, epochs=1)
+    summary = train_seeds([3, 4], options(root), recipe, None, CPU)
+    accuracies = summary["test_accuracies"]
+    assert summary["mean"] == statistics.fmean(accuracies)
+    assert summary["standard_deviation"] == statistics.stdev(accuracies)
+    assert "Test accuracy over 2 seeds: " in capsys.readouterr().out
+    (path,) = (root / "checkpoints" / "tiny").glob("*.seeds.json")
+    assert json.loads(path.read_text()) == summary
+    again = train(options(root, train_seed=4, workers=1), recipe, None, CPU)  # streamed
+    assert again["test_accuracy"] == accuracies[1]
+
+
+def test_nothing_is_written_where_a_run_cannot_begin(root):
+    before = sorted(root.rglob("*"))
+    (root / "bad.pt").write_bytes(b"no weights")
+    for change in ({"weights": root / "bad.pt"}, {"data_dir": root / "runs"}):
+        with pytest.raises(UserError):
+            train(options(root, **change), RECIPE, None, CPU)
+    with pytest.raises(UserError, match="cannot take 9x9 images"):
+        train(options(root, image_size=(9, 9)), RECIPE, None, CPU)
+    with pytest.raises(UserError, match="-sync_bn"):
+        train(options(root), replace(RECIPE, sync_bn=True), None, CPU)
+    kept = [p for p in sorted(root.rglob("*")) if p.name != "bad.pt" and "cache" not in p.parts]
+    assert kept == [p for p in before if "cache" not in p.parts]
+
+
+def test_unwritable_folders_are_found_before_training(root):
+    (root / "file").touch()
+    with pytest.raises(UserError, match="-checkpoint_dir"):
+        train(options(root, checkpoint_dir=root / "file"), RECIPE, None, CPU)
+    with pytest.raises(UserError, match="-log_dir"):
+        train(options(root, log_dir=root / "file"), RECIPE, None, CPU)

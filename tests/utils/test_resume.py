@@ -1,0 +1,120 @@
+"""Runs that are killed or stopped and resumed end exactly like runs that are not."""
+
+import random
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.utils import tiny
+from tests.utils.tiny import RECIPE, STATUS, Child, folders, make_images, metrics, options, record
+from utils import checkpoint
+
+KILLS = 20
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with images and one run that nothing disturbed."""
+    root = tmp_path_factory.mktemp("resume")
+    make_images(root / "images")
+    assert Child(options(root, select="validation")).wait() == [0]
+    return root
+
+
+def finished_like(folder, reference):
+    ours, theirs = (checkpoint.read(f / "last.pt") for f in (folder, reference))
+    for part in ("model", "averaged", "optimizer"):
+        assert checkpoint.digest(ours[part]) == checkpoint.digest(theirs[part]), part
+    assert metrics(folder) == metrics(reference)
+    assert record(folder)["weights_sha256"] == record(reference)["weights_sha256"]
+    assert record(folder)["test_correct"] == record(reference)["test_correct"]
+
+
+def test_killed_at_random_moments_and_resumed(root):
+    (reference,) = folders(root)
+    rng, kills, run = random.Random(0), 0, None
+    while kills < KILLS or run is not None:
+        child = Child(options(root, select="validation", resume=run, save_every=1))
+        if kills < KILLS:
+            child.started.wait(60)
+            time.sleep(rng.uniform(0, 0.1))
+            number = SIGNALS[kills % len(SIGNALS)]
+            child.kill(number)
+            kills += 1
+        (status,) = child.wait()
+        # a signal before or after the training loop ends the process in the usual way
+        assert status in (0, -number, STATUS.get(number, -number)), child.errors
+        folder = folders(root)[-1]
+        if status == 0:
+            finished_like(folder, reference)
+            run = None  # there may be kills left for another run
+        elif folder != reference and list(folder.glob("*.pt")):
+            run = checkpoint.newest(root / "checkpoints", "tiny")
+        else:
+            run = None
+
+
+@pytest.mark.parametrize("number", STATUS)
+@pytest.mark.parametrize("at", [(0, 0), (1, 3), (1, 4), (2, 4)])
+def test_stopped_at_a_step(root, number, at):
+    reference = folders(root)[0]
+    child = Child(options(root, select="validation"), stop=number, stop_at=at)
+    assert child.wait() == [STATUS[number]]
+    folder = folders(root)[-1]
+    progress = checkpoint.read(folder / "last.pt")["progress"]
+    done = at[0] * 5 + at[1] + 1  # of 39 images in batches of 8: 5 steps an epoch
+    assert progress["epoch"] * 5 + progress["step"] == done
+    run = checkpoint.newest(root / "checkpoints", "tiny")
+    assert Child(options(root, select="validation", resume=run)).wait() == [0]
+    finished_like(folder, reference)
+    assert record(folder)["resumed"][0]["step"] == done % 5
+
+
+def test_a_run_that_diverges_keeps_its_checkpoint(tmp_path):
+    make_images(tmp_path / "images")
+    wild = replace(RECIPE, lr=1e30, clip=0.0, warm=2, optimizer="sgd")
+    child = Child(options(tmp_path, save_every=1), wild)
+    assert child.wait() == [2]
+    assert "not finite" in child.errors
+    kept = [checkpoint.read(path) for path in folders(tmp_path)[0].glob("*.pt")]
+    for state in kept:
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in state["model"].values())
+
+
+@pytest.mark.parametrize(
+    ("change", "recipe", "message"),
+    [
+        ({"train_seed": 2}, RECIPE, "-train_seed 1, asked for is 2"),
+        ({"select": "last"}, RECIPE, "-select validation, asked for is last"),
+        ({"val_fraction": 0.2}, RECIPE, "-val_fraction 0.1, asked for is 0.2"),
+        ({"image_size": (9, 9)}, RECIPE, "-image_size (8, 8), asked for is (9, 9)"),
+        ({}, replace(RECIPE, lr=0.1), "recipe lr 0.05, asked for is 0.1"),
+    ],
+)
+def test_another_run_is_not_resumed(root, change, recipe, message):
+    last = folders(root)[0] / "last.pt"
+    before = last.read_bytes()
+    run = options(root, **{"select": "validation", "resume": last, **change})
+    child = Child(run, recipe)
+    assert child.wait() == [2]
+    assert message in child.errors
+    assert last.read_bytes() == before
+
+
+def test_the_record_is_complete(root):
+    run = record(folders(root)[0])
+    assert run["images"] == {"train": 39, "test": 12}
+    assert [m["epoch"] for m in run["epochs"]] == [1, 2, 3]
+    best = max(run["epochs"], key=lambda m: (m["validation_accuracy"], m["epoch"]))
+    saved = checkpoint.read(folders(root)[0] / "best.pt")
+    assert saved["progress"]["epoch"] == best["epoch"]
+    assert run["weights_sha256"] == checkpoint.digest(saved["averaged"])
+    assert run["weights"] == "best.pt" and run["key"] is None and run["processes"] == 1
+    for name in ("command", "commit", "torch", "cpu", "recipe", "train_seed", "finished"):
+        assert name in run
+    assert saved["data"]["classes"] == list(tiny.CLASSES)
+    assert saved["data"]["image_size"] == (8, 8)

@@ -1,0 +1,200 @@
+"""A tiny network, a tiny folder of images, and real training runs of them in child processes.
+
+Children come from a fork server that has imported torch already, so that each starts in well under
+a second; what they run is ``utils.training.train`` behind ``utils.cli.run``, as in the scripts.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+import models
+from utils import cli, distributed
+from utils.engine import Trainer
+from utils.recipe import Recipe
+from utils.training import RunOptions, train
+
+SIZE = 8
+CLASSES = ("cat", "dog", "eel")
+RECIPE = Recipe(
+    epochs=3,
+    batch_size=8,
+    lr=0.05,
+    warm=1,
+    optimizer="muon",
+    schedule="cosine",
+    label_smoothing=0.1,
+    ema=0.9,
+    clip=1.0,
+    crop=1,
+    rotation=10.0,
+)
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["torch", "torchvision", "torch.utils.tensorboard", "tqdm"])
+
+
+class TinyNet(nn.Sequential):
+    """Everything that has a state: convolutions for Muon, batch-norm, dropout."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, stride=2, bias=False),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(72, num_classes),
+        )
+
+
+class PlainNet(nn.Sequential):
+    """No layer that looks at other images or draws random numbers."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, stride=2),
+            nn.Flatten(),
+            nn.Linear(72, num_classes),
+        )
+
+
+def make_images(root: Path, per_class: int = 15) -> Path:
+    """A folder of images that can be told apart, of several sizes: 45 to train, 12 to test."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", per_class), ("test", 4)):
+        for label, name in enumerate(CLASSES):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                shape = (SIZE + i % 3, SIZE + i % 2, 3)
+                pixels = rng.integers(0, 150, shape) + 50 * (np.arange(3) == label)
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{i:02}.png")
+    return root
+
+
+def options(root: Path, **changes) -> RunOptions:
+    """The options of a run on ``root/images`` whose files go to ``root``."""
+    run = RunOptions(
+        net="tiny",
+        dataset="folder",
+        data_dir=root / "images",
+        permute=False,
+        train_seed=1,
+        weights=None,
+        resume=None,
+        select="last",
+        val_fraction=0.1,
+        save=True,
+        checkpoint_dir=root / "checkpoints",
+        log_dir=root / "runs",
+        image_size=(SIZE, SIZE),
+    )
+    return replace(run, **changes)
+
+
+class Child:
+    """Trains in a child process, or in a team of them.
+
+    Args:
+        run, recipe: what to train.
+        ranks: processes of the team.
+        stop: signal that process 0 sends itself before the step ``stop_at`` (epoch, step).
+    """
+
+    def __init__(
+        self,
+        run: RunOptions,
+        recipe: Recipe = RECIPE,
+        ranks: int = 1,
+        stop: int = 0,
+        stop_at: tuple[int, int] = (0, 0),
+    ) -> None:
+        self.started = processes.Event()
+        self._stderr = run.log_dir.with_name("stderr")  # the fork server's is out of pytest's reach
+        self._stderr.write_text("")
+        port = _free_port()
+        self.processes = [
+            processes.Process(
+                target=_run,
+                args=(run, recipe, rank, ranks, port, stop, stop_at, self.started, self._stderr),
+            )
+            for rank in range(ranks)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def kill(self, number: int) -> None:
+        """Send a signal to process 0."""
+        os.kill(self.processes[0].pid, number)
+
+    def wait(self) -> list[int]:
+        """The exit statuses, negative for a signal that ended the process."""
+        for process in self.processes:
+            process.join(120)
+        return [process.exitcode for process in self.processes]
+
+    @property
+    def errors(self) -> str:
+        """What the processes have written to stderr."""
+        return self._stderr.read_text()
+
+
+def _run(run, recipe, rank, ranks, port, stop, stop_at, started, stderr) -> None:
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_APPEND), 2)
+    torch.set_num_threads(1)
+    models._PLAIN |= {"tiny": TinyNet, "plain": PlainNet}
+    if ranks > 1:
+        team = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {k: str(v) for k, v in team.items()}
+    whole = Trainer._step
+
+    def step(trainer, share, images):
+        started.set()
+        if (trainer.progress.epoch, trainer.progress.step) == stop_at and stop and rank == 0:
+            os.kill(os.getpid(), stop)
+        return whole(trainer, share, images)
+
+    Trainer._step = step
+    device = torch.device("cpu")
+
+    def main() -> None:
+        with distributed.team(device):
+            train(run, recipe, None, device)
+
+    cli.run(main)
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def folders(root: Path, net: str = "tiny") -> list[Path]:
+    """The folders of the runs, oldest first."""
+    return sorted((root / "checkpoints" / net).glob("*/"))
+
+
+def record(folder: Path) -> dict:
+    """The record of a run."""
+    return json.loads((folder / "run.json").read_text())
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The metrics of the epochs, but for the time they took."""
+    return [{k: v for k, v in m.items() if k != "seconds"} for m in record(folder)["epochs"]]
+
+
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}

@@ -1,0 +1,37 @@
+"""SIGINT and SIGTERM during training: finish the step, save, leave with the usual exit status."""
+
+import signal
+import sys
+from types import FrameType
+
+from utils import distributed
+
+
+class StopSignal:
+    """While entered, SIGINT and SIGTERM are noted instead of ending the process.
+
+    A second SIGINT ends it at once.
+    """
+
+    def __enter__(self) -> "StopSignal":
+        self._received = 0
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == self._received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = number
+
+    def received(self) -> int:
+        """The signal that any process of the team has received, or 0; all get the same answer."""
+        return distributed.highest(self._received)
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def leave(number: int) -> None:
+    """End the process as a signal would have: with status 130 for SIGINT, 143 for SIGTERM."""
+    sys.exit(128 + number)
