@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from operators import ImageScrambler, KeyedConv2d
-from utils import cli, options, scrambled_png
+from utils import checkpoint, cli, options, scrambled_png
 from utils.cli import UserError
-from utils.data import DATASETS
-from utils.deploy import Deployed, deploy
+from utils.data import NAMES
+from utils.deploy import Deployed, deploy, spec_of
 from utils.pictures import feature_grid, fit, read_image, save_png, save_row
 
 TOP = 5
@@ -25,7 +25,7 @@ def parse_args():
     parser = cli.Parser("Classify one picture and show what the server sees of it.")
     options.add_network(parser)
     parser.add_argument(
-        "-dataset", choices=DATASETS, default="cifar10", help="data set the weights were trained on"
+        "-dataset", choices=NAMES, default="cifar10", help="data set the weights were trained on"
     )
     parser.add_argument("-permute", action="store_true", help="scramble the picture with the key")
     parser.add_argument(
@@ -53,7 +53,8 @@ def main() -> None:
     device = cli.select_device(args.gpu)
     if args.save_dir is not None:
         options.writable_folder(args.save_dir, "-save_dir")
-    image_size = DATASETS[args.dataset].image_size
+    weights = options.weights_from(args)
+    image_size = spec_of(args.dataset, checkpoint.read(weights), weights).image_size
     if args.scrambled:
         image = _already_scrambled(args.image, args.key, image_size)
     else:
@@ -62,7 +63,7 @@ def main() -> None:
     deployed = deploy(
         args.net,
         args.dataset,
-        options.weights_from(args),
+        weights,
         scrambler,
         scrambler if args.permute else None,
         device,

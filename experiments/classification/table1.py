@@ -16,8 +16,8 @@ import models
 from operators import ImageScrambler
 from utils import checkpoint, cli, options
 from utils.allocator import keep_freed_memory
-from utils.data import DATASETS, ImageSet, load_split
-from utils.deploy import deploy, wrong_scrambler
+from utils.data import FOLDER, ImageSet, load_split
+from utils.deploy import deploy, spec_of, wrong_scrambler
 from utils.evaluation import count_correct, logits_in_batches
 from utils.recipe import Recipe
 from utils.run_record import environment, public_command, write_json
@@ -64,10 +64,11 @@ def main() -> None:
     weights = options.weights_from(args)
     recipe = options.recipe_from(args)
     state = checkpoint.read(weights)
-    image_size = DATASETS[args.dataset].image_size
+    spec = spec_of(args.dataset, state, weights)
+    image_size = spec.image_size
     key = options.scrambler_from(args, image_size)
     wrong = wrong_scrambler(image_size, args.seed)
-    test = load_split(args.dataset, "test", args.data_dir)
+    test = load_split(args.dataset, "test", args.data_dir, spec)
 
     def logits(net: str, path: Path, scramble: ImageScrambler | None) -> torch.Tensor:
         deployed = deploy(net, args.dataset, path, key, scramble, device)
@@ -130,6 +131,7 @@ def _fine_tune(
         save=True,
         checkpoint_dir=args.checkpoint_dir / "fine_tuned",
         log_dir=args.log_dir / "fine_tuned",
+        image_size=key.image_size if args.dataset == FOLDER else None,
     )
     train(run, recipe, key, device)
     return checkpoint.newest(args.checkpoint_dir / "fine_tuned", args.net)

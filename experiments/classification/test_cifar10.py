@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from models import is_keyed
 from operators import Key, PerImageScrambler
-from utils import cli, options
+from utils import checkpoint, cli, options
 from utils.allocator import keep_freed_memory
-from utils.data import DATASETS, load_split
-from utils.deploy import deploy, per_image_scrambling, wrong_scrambler
+from utils.data import load_split
+from utils.deploy import deploy, per_image_scrambling, spec_of, wrong_scrambler
 from utils.evaluation import count_correct, logits_in_batches
 from utils.run_record import write_json
 
@@ -58,7 +58,9 @@ def main() -> None:
     device = cli.select_device(args.gpu)
     keep_freed_memory()
     options.writable_file(args.json, "-json")
-    image_size = DATASETS[args.dataset].image_size
+    weights = options.weights_from(args)
+    spec = spec_of(args.dataset, checkpoint.read(weights), weights)
+    image_size = spec.image_size
     scrambler = options.scrambler_from(args, image_size)
     scramble = wrong_scrambler(image_size, args.seed) if args.wrong_key else scrambler
     if args.per_image:
@@ -66,12 +68,12 @@ def main() -> None:
     deployed = deploy(
         args.net,
         args.dataset,
-        options.weights_from(args),
+        weights,
         scrambler,
         scramble if args.permute else None,
         device,
     )
-    data = load_split(args.dataset, "test", args.data_dir)
+    data = load_split(args.dataset, "test", args.data_dir, spec)
 
     started = time.perf_counter()
     logits = []
