@@ -17,11 +17,12 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from models.keying.network import KeyedNetwork
 from operators.gather import Reorder
 from operators.offset import invert
 
 
-def fold_keys(net: nn.Module) -> fx.GraphModule:
+def fold_keys(net: KeyedNetwork) -> fx.GraphModule:
     """Cancel all inner keys of a keyed network: the same output, one reordering at the input.
 
     What that gives up: every map inside the folded network is in natural order, so whoever can look
@@ -41,27 +42,21 @@ def fold_keys(net: nn.Module) -> fx.GraphModule:
         >>> torch.allclose(fold_keys(keyed)(scrambled), keyed(scrambled), atol=1e-5)
         True
     """
-    keyed = [] if not isinstance(net, fx.GraphModule) else _keyed_nodes(net)
-    if not keyed:
-        raise ValueError(f"fold_keys takes a keyed network, got {type(net).__name__} without keys")
-    folded = fx.GraphModule(net, copy.deepcopy(net.graph))
-    # Nothing before the first keyed layer moves positions, so its input key is the images'.
-    first = net.get_submodule(keyed[0])
-    folded.add_submodule("restore", Reorder(invert(first.in_key)))
+    if not isinstance(net, KeyedNetwork):
+        raise ValueError(f"fold_keys takes a keyed network, got {type(net).__name__}")
+    folded = fx.GraphModule(net, copy.deepcopy(net.plain_graph))
+    restore = Reorder(invert(net.image_key))
+    folded.add_submodule("restore", restore.to(next(net.buffers()).device))
     image = next(node for node in folded.graph.nodes if node.op == "placeholder")
     with folded.graph.inserting_after(image):
         restored = folded.graph.call_module("restore", (image,))
     image.replace_all_uses_with(restored, delete_user_cb=lambda user: user is not restored)
-    for target in keyed:
-        folded.set_submodule(target, net.get_submodule(target).plain())
+    for node in folded.graph.nodes:
+        layer = folded.get_submodule(node.target) if node.op == "call_module" else None
+        if hasattr(layer, "plain"):
+            folded.set_submodule(node.target, layer.plain())
     folded.recompile()
     return folded.train(net.training)
-
-
-def _keyed_nodes(net: fx.GraphModule) -> list[str]:
-    """Paths of the keyed layers, in the order of execution."""
-    targets = [node.target for node in net.graph.nodes if node.op == "call_module"]
-    return [t for t in targets if hasattr(net.get_submodule(t), "plain")]
 
 
 def fold_batch_norm(net: nn.Module) -> fx.GraphModule:
@@ -79,7 +74,8 @@ def fold_batch_norm(net: nn.Module) -> fx.GraphModule:
     """
     if net.training:
         raise ValueError("fold_batch_norm takes a network in evaluation mode, got training mode")
-    graph = copy.deepcopy(net.graph) if isinstance(net, fx.GraphModule) else fx.Tracer().trace(net)
+    traced = isinstance(net, (KeyedNetwork, fx.GraphModule))
+    graph = copy.deepcopy(net.graph) if traced else fx.Tracer().trace(net)
     folded = fx.GraphModule(net, graph)
     uses = [node.target for node in folded.graph.nodes if node.op == "call_module"]
     for node in list(folded.graph.nodes):

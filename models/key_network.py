@@ -21,7 +21,7 @@ from torch.func import functional_call
 
 from models.keying import rules  # noqa: F401  (fills the registry)
 from models.keying.layout import NATURAL, Group
-from models.keying.network import KeyedNetwork
+from models.keying.network import KeyedNetwork, without_meta
 from models.keying.plan import LAYOUT, VALUE, KeyingError, Plan
 from models.keying.registry import SOURCES, rule_for
 from models.keying.rewrite import carry_out
@@ -90,8 +90,12 @@ def key_network(
         if key.value is None:
             key.value = stream.draw(key.positions)
     keys_out = output_keys(graph, scramble_output)
+    plain_graph = without_meta(graph)
     carry_out(plan)
-    keyed = KeyedNetwork(work, graph, keys_out, eval_only)
+    image_key = plan.keys[0].value
+    keyed = KeyedNetwork(
+        work, without_meta(graph), keys_out, eval_only, plain_graph=plain_graph, image_key=image_key
+    )
     if verify:
         check_equal(net, keyed, scrambler, in_channels)
     return keyed

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 
 class KeyedNetwork(nn.Module):
@@ -15,10 +15,18 @@ class KeyedNetwork(nn.Module):
     Attributes:
         output_keys: in the structure of the output, an ``ImageScrambler`` whose ``backward``
             restores a map that is returned scrambled, and None for every other tensor.
+        graph: what it computes; ``plain_graph`` is the same before it was keyed.
+        image_key: the key of its input.
     """
 
     def __init__(
-        self, net: nn.Module, graph: fx.Graph, output_keys: object, eval_only: bool
+        self,
+        net: nn.Module,
+        graph: fx.Graph,
+        output_keys: object,
+        eval_only: bool,
+        plain_graph: fx.Graph,
+        image_key: Tensor,
     ) -> None:
         super().__init__()
         self._parameters.update(net._parameters)
@@ -27,6 +35,7 @@ class KeyedNetwork(nn.Module):
         self._modules.update(net._modules)
         self.training = net.training
         self.output_keys = output_keys
+        self.graph, self.plain_graph, self.image_key = graph, plain_graph, image_key
         self._eval_only = eval_only
         self._keyed_forward = compile_graph(graph)
 
@@ -40,6 +49,15 @@ class KeyedNetwork(nn.Module):
                 "train the plain network and key it again"
             )
         return super().train(mode)
+
+
+def without_meta(graph: fx.Graph) -> fx.Graph:
+    """A copy of a graph without what was noted at its nodes while it was planned."""
+    clean = fx.Graph()
+    clean.output(clean.graph_copy(graph, {}))
+    for node in clean.nodes:
+        node.meta = {}
+    return clean
 
 
 def compile_graph(graph: fx.Graph) -> Callable:

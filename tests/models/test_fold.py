@@ -146,9 +146,9 @@ def test_batch_norms_that_cannot_be_absorbed_stay():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="takes a keyed network, got Sequential without keys"):
+    with pytest.raises(ValueError, match="takes a keyed network, got Sequential"):
         fold_keys(small_net())
-    with pytest.raises(ValueError, match="takes a keyed network, got GraphModule without keys"):
+    with pytest.raises(ValueError, match="takes a keyed network, got GraphModule"):
         fold_keys(fold_batch_norm(small_net()))
     with pytest.raises(ValueError, match="in evaluation mode, got training mode"):
         fold_batch_norm(small_net().train())
