@@ -24,7 +24,10 @@ SECRET_FLAGS = ("-seed", "-key")
 
 
 def public_command(argv: list[str] | None = None) -> str:
-    """The command line with the values of ``-seed`` and ``-key`` left out."""
+    """The command line without the values of ``-seed`` and ``-key``, and without local folders.
+
+    A path is shown by its last part: where a run's files lay on one machine is of no use elsewhere.
+    """
     words = list(sys.argv if argv is None else argv)
     shown = [Path(words[0]).name]
     for word, before in zip(words[1:], words, strict=False):
@@ -33,7 +36,7 @@ def public_command(argv: list[str] | None = None) -> str:
             word = "***"
         elif assigned and flag in SECRET_FLAGS:
             word = f"{flag}=***"
-        shown.append(word)
+        shown.append(Path(word).name if os.sep in word else word)
     return " ".join(shown)
 
 

@@ -99,8 +99,8 @@ def main() -> None:
         "rows": [_row(name, published, results[name], test) for name, published in rows.items()],
         "same_predictions": int((plain.argmax(1) == with_key.argmax(1)).sum()),
         "largest_logit_difference": float((plain - with_key).abs().max()),
-        "training": state.get("record"),
-        "fine_tuning": checkpoint.read(fine_tuned)["record"],
+        "training": _public(state.get("record")),
+        "fine_tuning": _public(checkpoint.read(fine_tuned)["record"]),
         "environment": environment(),
     }
     args.out_dir.mkdir(parents=True, exist_ok=True)
@@ -148,6 +148,29 @@ def _row(name: str, published: float | None, logits: torch.Tensor, test: ImageSe
     }
 
 
+def _public(record: dict | None) -> dict | None:
+    """The record of a run, its command without local folders, which older records still have."""
+    if record is None:
+        return None
+    return {**record, "command": public_command(record["command"].split())}
+
+
+def _provenance(title: str, record: dict) -> str:
+    """How a run came by its weights, in one sentence."""
+    hours = sum(epoch["seconds"] for epoch in record["epochs"]) / 3600
+    hardware = record["gpu"] or f"{record['cpu']}, {record['threads']} threads"
+    chosen = {
+        "last": "last epoch, the test set chose nothing",
+        "test": "epoch chosen on the test set",
+    }
+    selection = chosen.get(record["select"], "epoch chosen on held-out training images")
+    return (
+        f"{title}: `{record['command']}`, {len(record['epochs'])} epochs, training seed "
+        f"{record['train_seed']}, {hours:.1f} hours on {hardware}; {selection}; "
+        f"commit {record['commit'][:7] if record['commit'] else 'unknown'}."
+    )
+
+
 def markdown(table: dict) -> str:
     """The table in Markdown, from what ``table1.json`` holds."""
     lines = [
@@ -162,7 +185,12 @@ def markdown(table: dict) -> str:
         "",
         f"With the key, {table['same_predictions']} of {images} predictions equal the plain "
         f"network's; the largest difference of a logit is {table['largest_logit_difference']:.1e}.",
+        "",
+        f"Table: `{table['command']}`, key {table['key']}, weights {table['weights_sha256'][:16]}.",
     ]
+    for name in ("training", "fine_tuning"):
+        if table[name] is not None:
+            lines.append(_provenance(name.replace("_", "-").capitalize(), table[name]))
     return "\n".join(lines) + "\n"
 
 

@@ -56,7 +56,8 @@ def test_five_rows_from_one_set_of_weights(script, module, tree, weights, tmp_pa
 def test_published_numbers_stand_beside_what_they_are_about(module):
     rows = [{"name": "plain images", "published": None, "accuracy": 0.5, "images": 20}]
     table = {"net": "vgg16", "dataset": "shapes10", "rows": rows}
-    table |= {"same_predictions": 20, "largest_logit_difference": 1e-6}
+    table |= {"same_predictions": 20, "largest_logit_difference": 1e-6, "command": "table1.py"}
+    table |= {"key": "0", "weights_sha256": "0", "training": None, "fine_tuning": None}
     assert "| plain images |  | 50.00% |" in module("table1").markdown(table)
 
 

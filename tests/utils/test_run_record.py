@@ -23,6 +23,13 @@ def test_the_training_seed_is_public():
     assert public_command(["x.py", "-train_seed", "5"]) == "x.py -train_seed 5"
 
 
+def test_local_folders_are_left_out():
+    shown = public_command(
+        ["x.py", "-data_dir", "/home/me/cifar10", "-net", "torchvision:resnet18"]
+    )
+    assert shown == "x.py -data_dir cifar10 -net torchvision:resnet18"
+
+
 def test_environment_is_plain_values(tmp_path):
     record = environment()
     assert {"python", "torch", "torchvision", "cpu", "cores", "gpu", "commit"} <= set(record)
