@@ -11,7 +11,7 @@ DEMO_NET := -dataset shapes10 -checkpoint_dir $(DEMO)/checkpoints
 .PHONY: demo test lint
 
 demo: $(VENV)/.runtime
-	$(BIN)/python $(CLS)/train_cifar10.py -net vgg16 -preset fast -epochs 4 -warm 1 -b 128 -save_weights -log_dir $(DEMO)/runs $(DEMO_NET)
+	$(BIN)/python $(CLS)/train_cifar10.py -net vgg16 -preset fast -epochs 6 -warm 1 -b 128 -save_weights -log_dir $(DEMO)/runs $(DEMO_NET)
 	@echo "--- plain images"
 	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16 $(DEMO_NET)
 	@echo "--- scrambled images, with the key"
