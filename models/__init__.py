@@ -1,29 +1,68 @@
-"""The networks, by name. ``create_model`` builds any of them; the command line's choices are these.
+"""The networks, by name. ``create_model`` builds any of them; the command line accepts these names.
 
 Every plain network ``NAME`` has a keyed twin ``NAME_permuted`` with the same parameters, made by
-``key_network``; the paper's is ``vgg16_permuted``.
+``key_network``; the paper's are ``vgg16_permuted`` and ``preresnet110_permuted``. Beside the
+project's own networks, ``torchvision:NAME`` is any classifier of torchvision, untrained.
 """
 
+from functools import partial
+
+import torchvision
 from torch import nn
 
-from models.key_network import KeyingError, key_network
+from models.key_network import KeyedNetwork, KeyingError, key_network
+from models.preresnet import DEPTHS, PreResNet
 from models.vgg import VGG16
 from operators import ImageScrambler
 
-__all__ = ["KEYED_SUFFIX", "KeyingError", "create_model", "is_keyed", "key_network", "names"]
+__all__ = [
+    "KEYED_SUFFIX",
+    "KeyedNetwork",
+    "KeyingError",
+    "check_name",
+    "create_model",
+    "is_keyed",
+    "key_network",
+    "names",
+]
 
 KEYED_SUFFIX = "_permuted"
-_PLAIN = {"vgg16": VGG16}
+TORCHVISION_PREFIX = "torchvision:"
+_PLAIN = {
+    "vgg16": VGG16,
+    **{f"preresnet{depth}": partial(PreResNet, depth) for depth in DEPTHS},
+    **{f"preresnet{depth}_basic": partial(PreResNet, depth, basic=True) for depth in DEPTHS},
+}
+# The auxiliary classifiers of these two run in training only, and return tuples there.
+_TORCHVISION_OPTIONS = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
 
 
 def names() -> tuple[str, ...]:
-    """The names that ``create_model`` knows."""
+    """The project's own networks, plain and keyed."""
     return tuple(name + suffix for name in _PLAIN for suffix in ("", KEYED_SUFFIX))
 
 
 def is_keyed(name: str) -> bool:
     """Whether ``name`` is the keyed twin of a network."""
     return name.endswith(KEYED_SUFFIX)
+
+
+def check_name(name: str) -> str:
+    """``name``, or ValueError with the valid ones if there is no such network."""
+    plain = name.removesuffix(KEYED_SUFFIX)
+    classifiers = torchvision.models.list_models(module=torchvision.models)
+    if plain in _PLAIN or (
+        plain.startswith(TORCHVISION_PREFIX)
+        and plain.removeprefix(TORCHVISION_PREFIX) in classifiers
+    ):
+        return name
+    raise ValueError(
+        f"unknown network {name!r}; expected one of {', '.join(names())}, or "
+        f"{TORCHVISION_PREFIX}NAME with a classifier of torchvision such as resnet18"
+    )
 
 
 def create_model(
@@ -35,22 +74,26 @@ def create_model(
     """Build a network by name, with random weights.
 
     Args:
-        name: one of ``names()``.
+        name: one of ``names()``, or ``torchvision:NAME``, plain or keyed.
         num_classes: length of the logits.
         scrambler: the key of the images; for keyed networks only, which need it.
         backend: ``auto``, ``deform`` (the paper's operator) or ``gather``, for keyed layers.
 
     Raises:
         ValueError: if the name is unknown, a keyed network gets no scrambler or a plain one does.
+        KeyingError: if a network of torchvision cannot be keyed exactly.
 
     Example:
         >>> keyed = create_model("vgg16_permuted", scrambler=ImageScrambler(32, seed=1312))
         >>> missing, unexpected = keyed.load_state_dict(create_model("vgg16").state_dict())
     """
-    plain = name.removesuffix(KEYED_SUFFIX)
-    if plain not in _PLAIN:
-        raise ValueError(f"unknown network {name!r}; expected one of {', '.join(names())}")
-    net = _PLAIN[plain](num_classes)
+    plain = check_name(name).removesuffix(KEYED_SUFFIX)
+    if plain in _PLAIN:
+        net = _PLAIN[plain](num_classes=num_classes)
+    else:
+        plain = plain.removeprefix(TORCHVISION_PREFIX)
+        options = _TORCHVISION_OPTIONS.get(plain, {})
+        net = torchvision.models.get_model(plain, num_classes=num_classes, **options)
     if not is_keyed(name):
         if scrambler is not None:
             raise ValueError(f"{name} takes no scrambler; {name + KEYED_SUFFIX} does")

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from models.keying import rules  # noqa: F401  (fills the registry)
-from models.keying.layout import NATURAL, Group
+from models.keying.layout import NATURAL, Group, trimmed
 from models.keying.network import KeyedNetwork, without_meta
 from models.keying.plan import LAYOUT, VALUE, KeyingError, Plan
 from models.keying.registry import SOURCES, rule_for
@@ -110,7 +110,8 @@ def make_plan(
         if node.op == "placeholder":
             # The first input is the image batch; others keep their defaults.
             image = node is next(iter(graph.nodes))
-            node.meta[LAYOUT] = (Group(plan.keys[0], 2, 3),) if image else NATURAL
+            span = trimmed(plan.shape(node), 2, 3) if image else None
+            node.meta[LAYOUT] = NATURAL if span is None else (Group(plan.keys[0], *span),)
         elif node.op == "output":
             for x in plan.tensors(node):
                 if not (scramble_output and stays_scrambled(x)):
@@ -147,8 +148,9 @@ def holds_tensor(value: object) -> bool:
 
 def stays_scrambled(x: fx.Node) -> bool:
     """Whether an output is a map, which a client can restore: scrambled at its last two axes."""
-    rank = x.meta[VALUE].dim()
-    return [group.span for group in x.meta[LAYOUT]] == [(rank - 2, rank - 1)]
+    shape = tuple(x.meta[VALUE].shape)
+    span = trimmed(shape, len(shape) - 2, len(shape) - 1) if len(shape) >= 2 else None
+    return [group.span for group in x.meta[LAYOUT]] == [span]
 
 
 def output_keys(graph: fx.Graph, scramble_output: bool) -> object:

@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from argparse import ArgumentTypeError
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -75,7 +76,21 @@ def recipe_from(args) -> Recipe:
 
 def add_network(parser: Parser, net: str = "vgg16") -> None:
     """Add ``-net``."""
-    parser.add_argument("-net", choices=models.names(), default=net, help="network")
+    parser.add_argument(
+        "-net",
+        type=network,
+        default=net,
+        metavar="NET",
+        help=f"network: {', '.join(models.names())}, torchvision:NAME, torchvision:NAME_permuted",
+    )
+
+
+def network(text: str) -> str:
+    """The name of a network, as a type for argparse."""
+    try:
+        return models.check_name(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def add_data(parser: Parser) -> None:

@@ -6,7 +6,8 @@ So a layout is a list of groups, each a run of neighbouring axes whose row-major
 by one key; the empty layout is a tensor in natural order. Keys are variables until the whole
 network has been planned, because maps that meet in a sum must have the same one.
 
-Convention: axes are counted from 0, ``last`` included; a group of one position has no key.
+Convention: axes are counted from 0, ``last`` included. A group neither starts nor ends with an axis
+of length 1, so that a map has one way to be written, and a group of one position has no key.
 """
 
 from __future__ import annotations
@@ -79,6 +80,12 @@ class Group:
 
 Layout = tuple[Group, ...]
 NATURAL: Layout = ()
+
+
+def trimmed(shape: Shape, first: int, last: int) -> tuple[int, int] | None:
+    """The span ``first..last`` without axes of length 1 at its ends; None if nothing is left."""
+    long = [axis for axis in range(first, last + 1) if shape[axis] > 1]
+    return (long[0], long[-1]) if long else None
 
 
 def through_view(group: Group, before: Shape, after: Shape) -> Group | None:

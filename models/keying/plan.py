@@ -17,7 +17,7 @@ from math import prod
 
 from torch import Tensor, fx, nn
 
-from models.keying.layout import NATURAL, Group, Layout, MapKey, Shape
+from models.keying.layout import NATURAL, Group, Layout, MapKey, Shape, trimmed
 
 VALUE, LAYOUT = "value", "layout"  # what a planned node's meta holds
 
@@ -92,11 +92,12 @@ class Plan:
 
     def fresh(self, node: fx.Node, first: int, last: int) -> Layout:
         """A layout with a new key for the axes ``first..last`` of the result of ``node``."""
-        positions = prod(self.shape(node)[first : last + 1])
-        if positions <= 1:
+        span = trimmed(self.shape(node), first, last)
+        if span is None:
             return NATURAL
+        positions = prod(self.shape(node)[first : last + 1])
         self.keys.append(MapKey(len(self.keys), positions))
-        return (Group(self.keys[-1], first, last),)
+        return (Group(self.keys[-1], *span),)
 
     def restore(self, node: fx.Node, operand: fx.Node, groups: Layout | None = None) -> None:
         """Bring groups of an operand (all of them by default) to natural order before ``node``."""

@@ -96,6 +96,9 @@ CASES = {
     "interpolation": lambda: single(
         a=nn.Upsample(scale_factor=2), b=nn.Upsample(size=(5, 9), mode="bilinear"), c=conv()
     ),
+    "one row": lambda: single(
+        a=nn.AdaptiveAvgPool2d((1, 6)), b=nn.Flatten(2), c=nn.Unflatten(2, (1, 6)), d=conv()
+    ),
     "pixel shuffle": lambda: single(a=nn.PixelShuffle(2), b=nn.PixelUnshuffle(2), c=conv()),
     "padding": lambda: single(a=nn.ReflectionPad2d(2), b=nn.ZeroPad2d((0, 1, 2, 0)), c=conv()),
     "unflatten": lambda: single(a=nn.Flatten(2), b=nn.Unflatten(2, SIZE), c=conv()),

@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torchvision.ops import DeformConv2d, deform_conv2d
 
-from models.keying.layout import NATURAL, Layout
+from models.keying.layout import NATURAL, Layout, trimmed
 from models.keying.plan import VALUE, Plan
 from models.keying.registry import rule
 
@@ -18,7 +18,7 @@ def check_map(plan: Plan, node: fx.Node, x: fx.Node) -> None:
     """Fail unless all scrambled axes of ``x`` are positions of an ``(N, C, ...)`` batch."""
     rank = len(plan.shape(x))
     for group in plan.layout(x):
-        if group.span != (2, rank - 1):
+        if group.span != trimmed(plan.shape(x), 2, rank - 1):
             axes = ", ".join(str(a) for a in range(group.first, group.last + 1))
             plan.fail(node, f"expects positions at axes 2..{rank - 1}, this key scrambles {axes}")
 

@@ -37,7 +37,8 @@ def permuted(plan: Plan, node: fx.Node, x: fx.Node, order: list[int]) -> Layout:
     """Layout of a result whose axis ``i`` is axis ``order[i]`` of ``x``."""
     layout: list[Group] = []
     for group in plan.layout(x):
-        places = [order.index(axis) for axis in range(group.first, group.last + 1)]
+        axes = range(group.first, group.last + 1)
+        places = [order.index(axis) for axis in axes if plan.shape(x)[axis] > 1]
         first, last = min(places), max(places)
         between = set(range(first, last + 1)) - set(places)
         if any(plan.shape(node)[place] > 1 for place in between):

@@ -1,0 +1,152 @@
+"""Key networks of torchvision, check that nothing changes, and measure what it costs.
+
+    python3 key_torchvision.py -nets resnet18 convnext_tiny -out_dir results
+
+For each architecture, with random weights and batch-norm statistics, at two image sizes (one of
+them H != W where the network allows it): the largest difference between the keyed network on
+scrambled images and the plain network on the images, in float64 and relative to the largest output,
+or the reason why the network cannot be keyed; and the time of a forward pass, keyed over plain.
+Writes ``key_torchvision.json`` and ``key_torchvision.md``.
+"""
+
+import time
+from pathlib import Path
+
+import conf  # noqa: F401
+import torch
+import torchvision
+from torch import nn
+
+from models import KeyingError, key_network
+from models.key_network import evaluate, leaves
+from operators import ImageScrambler
+from utils import cli
+from utils.run_record import environment, public_command, write_json
+
+EXACT = 1e-9  # largest relative difference that is rounding, in float64
+
+# Architecture -> sizes (H, W). The default suits fully convolutional networks.
+DEFAULT = ((64, 64), (64, 96))
+NETS: dict[str, tuple[tuple[int, int], ...]] = dict.fromkeys(
+    (
+        *("vgg16", "vgg16_bn", "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"),
+        *("densenet121", "squeezenet1_0", "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small"),
+        *("mobilenet_v3_large", "shufflenet_v2_x1_0", "shufflenet_v2_x2_0", "efficientnet_b0"),
+        *("efficientnet_v2_s", "regnet_x_400mf", "regnet_y_400mf", "mnasnet0_5", "mnasnet1_0"),
+        *("convnext_tiny", "swin_t", "swin_v2_t", "fcn_resnet50", "deeplabv3_resnet50"),
+        *("deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"),
+    ),
+    DEFAULT,
+) | {
+    "alexnet": ((96, 96), (96, 128)),
+    "googlenet": ((96, 96), (96, 128)),
+    "inception_v3": ((96, 96), (96, 128)),
+    "vit_b_16": ((64, 64), (96, 96)),  # square by construction
+    "vit_b_32": ((64, 64), (96, 96)),
+    "maxvit_t": ((224, 224),),
+}
+
+
+def build(name: str, image_size: tuple[int, int]) -> nn.Module:
+    """An architecture in eval mode, with weights and statistics that leave no output constant."""
+    options: dict = {"weights": None}
+    if name in torchvision.models.list_models(module=torchvision.models.segmentation):
+        options["weights_backbone"] = None
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False
+    if name.startswith("vit"):
+        options["image_size"] = image_size[0]
+    generator = torch.Generator().manual_seed(0)
+    net = torchvision.models.get_model(name, **options).eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+    with torch.no_grad():
+        for p in net.parameters():
+            if p.dim() < 2 or not p.any():  # biases, scales, and heads that start at zero
+                p.add_(torch.empty_like(p).normal_(0, 0.1, generator=generator))
+    return net
+
+
+def difference(net: nn.Module, keyed: nn.Module, scrambler: ImageScrambler) -> float:
+    """Largest difference between the outputs, relative to the largest output."""
+    image = torch.randn(2, 3, *scrambler.image_size, dtype=torch.float64)
+    pairs = list(zip(evaluate(net, image), evaluate(keyed, scrambler(image)), strict=True))
+    return max(((a - b).abs().max() / a.abs().max()).item() for a, b in pairs)
+
+
+def seconds(net: nn.Module, x: torch.Tensor, repeats: int) -> float:
+    """Shortest time of a forward pass."""
+    times = []
+    with torch.no_grad():
+        for _ in range(repeats + 1):  # the first one warms up
+            start = time.perf_counter()
+            leaves(net(x))
+            times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+def measure(name: str, image_size: tuple[int, int], batch: int, repeats: int) -> dict:
+    """One row: an architecture at one image size."""
+    torch.manual_seed(0)
+    net, scrambler = build(name, image_size), ImageScrambler(image_size, seed=1312)
+    row = {"net": name, "image_size": list(image_size)}
+    row["parameters"] = sum(p.numel() for p in net.parameters())
+    try:
+        keyed = key_network(net, scrambler, verify=False).eval()
+    except KeyingError as error:
+        return row | {"exact": False, "reason": str(error)}
+    largest = difference(net, keyed, scrambler)
+    x = torch.rand(batch, 3, *image_size)
+    plain_s, keyed_s = seconds(net, x, repeats), seconds(keyed, scrambler(x), repeats)
+    return row | {
+        "exact": largest <= EXACT and list(keyed.state_dict()) == list(net.state_dict()),
+        "difference": largest,
+        "plain_s": plain_s,
+        "keyed_s": keyed_s,
+        "cost": keyed_s / plain_s,
+    }
+
+
+def markdown(rows: list[dict]) -> str:
+    """The rows as a table, one line per architecture and size."""
+    lines = ["| architecture | H x W | keyed output | cost |", "|---|---|---|---|"]
+    for row in rows:
+        height, width = row["image_size"]
+        if "reason" in row:
+            verdict, cost = row["reason"], ""
+        else:
+            kind = "equal" if row["exact"] else "NOT EQUAL"
+            verdict, cost = f"{kind}, {row['difference']:.0e}", f"{row['cost']:.2f}x"
+        lines.append(f"| {row['net']} | {height} x {width} | {verdict} | {cost} |")
+    return "\n".join(lines) + "\n"
+
+
+def parse_args():
+    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "-nets", nargs="+", choices=NETS, default=list(NETS), help="architectures; default: all"
+    )
+    parser.add_argument("-b", type=cli.positive_int, default=4, help="images per timed pass")
+    parser.add_argument("-repeats", type=cli.positive_int, default=3, help="timed passes")
+    parser.add_argument("-out_dir", type=Path, required=True, help="folder of the results")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name in args.nets:
+        for image_size in NETS[name]:
+            rows.append(measure(name, image_size, args.b, args.repeats))
+            print(markdown(rows[-1:]).splitlines()[-1], flush=True)
+            # after each row, so that an interrupted run keeps what it has
+            table = {"command": public_command(), "environment": environment(), "rows": rows}
+            write_json(args.out_dir / "key_torchvision.json", table)
+            (args.out_dir / "key_torchvision.md").write_text(markdown(rows))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,49 @@
+"""Networks of torchvision, keyed: a quick choice always, all of them with ``-m slow``."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from operators import ImageScrambler
+
+SCRIPTS = Path(__file__).parents[2] / "experiments" / "classification"
+sys.path.insert(0, str(SCRIPTS))  # as running a script there would
+key_torchvision = importlib.import_module("key_torchvision")
+
+QUICK = ("resnet18", "squeezenet1_1", "shufflenet_v2_x0_5", "mobilenet_v3_small", "mnasnet0_5")
+
+
+def check(name: str, image_size: tuple[int, int]) -> None:
+    net = key_torchvision.build(name, image_size)
+    scrambler = ImageScrambler(image_size, seed=7)
+    keyed = models.key_network(net, scrambler, verify=False)
+    assert list(keyed.state_dict()) == list(net.state_dict())
+    assert key_torchvision.difference(net, keyed, scrambler) < key_torchvision.EXACT
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quick(name):
+    check(name, (32, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", key_torchvision.NETS)
+def test_all(name):
+    for image_size in key_torchvision.NETS[name]:
+        check(name, image_size)
+
+
+def test_create_model_builds_any_classifier():
+    net = models.create_model("torchvision:resnet18", num_classes=7).eval()
+    assert net.fc.out_features == 7
+    scrambler, images = ImageScrambler(32, seed=7), torch.rand(2, 3, 32, 32)
+    keyed = models.create_model("torchvision:resnet18_permuted", 7, scrambler).eval()
+    keyed.load_state_dict(net.state_dict(), strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(keyed(scrambler(images)), net(images), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"unknown network 'torchvision:resnet19'; expected .*"):
+        models.create_model("torchvision:resnet19")
