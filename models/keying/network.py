@@ -39,8 +39,8 @@ class KeyedNetwork(nn.Module):
         self._eval_only = eval_only
         self._keyed_forward = compile_graph(graph)
 
-    def forward(self, *args: object, **kwargs: object) -> object:
-        return self._keyed_forward(self, *args, **kwargs)
+    def forward(self, x: Tensor) -> object:
+        return self._keyed_forward(self, x)
 
     def train(self, mode: bool = True) -> "KeyedNetwork":
         if mode and self._eval_only:
