@@ -53,12 +53,13 @@ def main() -> None:
     device = cli.select_device(args.gpu)
     if args.save_dir is not None:
         options.writable_folder(args.save_dir, "-save_dir")
+    picture = None if args.scrambled else read_image(args.image)
     weights = options.weights_from(args)
     image_size = spec_of(args.dataset, checkpoint.read(weights), weights).image_size
     if args.scrambled:
         image = _already_scrambled(args.image, args.key, image_size)
     else:
-        image = fit(read_image(args.image), image_size)
+        image = fit(picture, image_size)
     scrambler = options.scrambler_from(args, image_size)
     deployed = deploy(
         args.net,

@@ -4,6 +4,7 @@ Children come from a fork server that has imported torch already, so that each s
 a second; what they run is ``utils.training.train`` behind ``utils.cli.run``, as in the scripts.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -136,8 +137,9 @@ class Child:
             process.start()
 
     def kill(self, number: int) -> None:
-        """Send a signal to process 0."""
-        os.kill(self.processes[0].pid, number)
+        """Send a signal to process 0, unless it has just ended by itself."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.processes[0].pid, number)
 
     def wait(self) -> list[int]:
         """The exit statuses, negative for a signal that ended the process."""
