@@ -164,10 +164,11 @@ def _provenance(title: str, record: dict) -> str:
         "test": "epoch chosen on the test set",
     }
     selection = chosen.get(record["select"], "epoch chosen on held-out training images")
+    resumed = "".join(f", resumed at {str(part['commit'])[:7]}" for part in record["resumed"])
     return (
-        f"{title}: `{record['command']}`, {len(record['epochs'])} epochs, training seed "
+        f"{title}: `{record['command']}`, epochs: {len(record['epochs'])}, training seed "
         f"{record['train_seed']}, {hours:.1f} hours on {hardware}; {selection}; "
-        f"commit {record['commit'][:7] if record['commit'] else 'unknown'}."
+        f"commit {str(record['commit'])[:7]}{resumed}."
     )
 
 
