@@ -22,7 +22,7 @@ def check(name: str, image_size: tuple[int, int]) -> None:
     scrambler = ImageScrambler(image_size, seed=7)
     keyed = models.key_network(net, scrambler, verify=False)
     assert list(keyed.state_dict()) == list(net.state_dict())
-    assert key_torchvision.difference(net, keyed, scrambler) < key_torchvision.EXACT
+    assert key_torchvision.difference(net, keyed, scrambler, image_size) < key_torchvision.EXACT
 
 
 @pytest.mark.parametrize("name", QUICK)
