@@ -1,8 +1,8 @@
 """From uint8 images to the network's input, a batch at a time, on the device that holds them.
 
-Everything random about an epoch (the order of the images and each one's crop, flip and rotation) is
-drawn at its start from (seed, epoch) alone. A run that is resumed in the middle of an epoch, or
-divided among processes, therefore sees the very same batches.
+Everything random about an epoch (the order of the images and each one's crop, flip, rotation and
+cutout) is drawn at its start from (seed, epoch) alone. A run that is resumed in the middle of an
+epoch, or divided among processes, therefore sees the very same batches.
 
 The order of the steps is the paper's (section 2): the camera sees an augmented picture, scrambles
 it, and the network normalises what it receives.
@@ -33,6 +33,7 @@ class EpochPlan:
         shift_y, shift_x: where the crop starts in the padded image, in pixels, 0..2*crop.
         flip: whether it is mirrored left to right.
         angle: rotation in degrees, counter-clockwise.
+        cutout_y, cutout_x: centre of the blanked square, as a share of the image, 0..1.
     """
 
     order: torch.Tensor
@@ -40,6 +41,8 @@ class EpochPlan:
     shift_x: torch.Tensor
     flip: torch.Tensor
     angle: torch.Tensor
+    cutout_y: torch.Tensor
+    cutout_x: torch.Tensor
 
     def part(self, selection: slice) -> "EpochPlan":
         """The plan of the images at these places in the order."""
@@ -49,6 +52,8 @@ class EpochPlan:
             self.shift_x[selection],
             self.flip[selection],
             self.angle[selection],
+            self.cutout_y[selection],
+            self.cutout_x[selection],
         )
 
 
@@ -59,16 +64,19 @@ def plan_epoch(count: int, recipe: Recipe, seed: int, epoch: int) -> EpochPlan:
     shifts = torch.randint(2 * recipe.crop + 1, (2, count), generator=generator)
     flip = torch.rand(count, generator=generator) < (0.5 if recipe.flip else 0.0)
     angle = (2 * torch.rand(count, generator=generator) - 1) * recipe.rotation
-    return EpochPlan(order, shifts[0], shifts[1], flip, angle)
+    centre = torch.rand(2, count, generator=generator)
+    return EpochPlan(order, shifts[0], shifts[1], flip, angle, centre[0], centre[1])
 
 
-def augment(images: torch.Tensor, plan: EpochPlan, crop: int) -> torch.Tensor:
-    """Crop with zero padding, flip and rotate each image by its own parameters.
+def augment(images: torch.Tensor, plan: EpochPlan, recipe: Recipe) -> torch.Tensor:
+    """Crop with zero padding, flip, rotate and blank a square of each image, by its own parameters.
 
     Args:
         images: uint8 ``(N, C, H, W)``.
         plan: the plan of these N images, on the images' device or on the CPU.
-        crop: zero padding on each side before the crop, in pixels.
+        recipe: ``crop``, the zero padding on each side before the crop, and ``cutout``, the side of
+            the square, which may reach over the border (DeVries and Taylor, "Improved
+            regularization of convolutional neural networks with cutout", 2017); both in pixels.
 
     Returns:
         uint8 ``(N, C, H, W)``. Rotation takes the nearest pixel and fills with 0, as
@@ -80,11 +88,24 @@ def augment(images: torch.Tensor, plan: EpochPlan, crop: int) -> torch.Tensor:
     columns = torch.arange(width, device=device).expand(n, width)
     columns = torch.where(plan.flip.to(device)[:, None], columns.flip(1), columns)
     columns = columns + plan.shift_x.to(device)[:, None]  # (N, W)
-    padded = F.pad(images, (crop, crop, crop, crop)).permute(0, 2, 3, 1)  # (N, H+2c, W+2c, C)
+    padded = F.pad(images, 4 * (recipe.crop,)).permute(0, 2, 3, 1)  # (N, H+2c, W+2c, C)
     index = torch.arange(n, device=device)[:, None, None]
     cropped = padded[index, rows[:, :, None], columns[:, None, :]]  # (N, H, W, C)
     cropped = cropped.permute(0, 3, 1, 2)
-    return _rotate(cropped, plan.angle.to(device)) if bool(plan.angle.any()) else cropped
+    if bool(plan.angle.any()):
+        cropped = _rotate(cropped, plan.angle.to(device))
+    return _cut_out(cropped, plan, recipe.cutout) if recipe.cutout else cropped
+
+
+def _cut_out(images: torch.Tensor, plan: EpochPlan, side: int) -> torch.Tensor:
+    def inside(centre: torch.Tensor, length: int) -> torch.Tensor:
+        start = (centre.to(images.device) * length).long() - side // 2
+        places = torch.arange(length, device=images.device) - start[:, None]
+        return (places >= 0) & (places < side)  # (N, length)
+
+    height, width = images.shape[-2:]
+    hole = inside(plan.cutout_y, height)[:, :, None] & inside(plan.cutout_x, width)[:, None, :]
+    return images.masked_fill(hole[:, None], 0)
 
 
 def _rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:

@@ -204,7 +204,7 @@ class Trainer:
             lr_factor(self.recipe, p.epoch + p.step / self.steps_per_epoch)
         )
         labels = self.labels[plan.order.to(self.device)]
-        inputs = self.preprocess(augment(images.to(self.device), plan, self.recipe.crop))
+        inputs = self.preprocess(augment(images.to(self.device), plan, self.recipe))
         with autocast(self.device, self.recipe.amp):
             logits = self.forward(inputs).float()
         loss_sum = share.weight * F.cross_entropy(

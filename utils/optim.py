@@ -20,7 +20,8 @@ class Optimizer:
 
     Args:
         net: the network; its parameters must be on their device and in their memory format already.
-        recipe: ``optimizer``, ``lr``, ``muon_lr``, ``momentum``, ``nesterov`` and ``weight_decay``.
+        recipe: ``optimizer``, ``lr``, ``muon_lr``, ``momentum``, ``nesterov``, ``weight_decay`` and
+            ``muon_weight_decay``.
     """
 
     def __init__(self, net: nn.Module, recipe: Recipe) -> None:
@@ -43,7 +44,7 @@ class Optimizer:
                 torch.optim.Muon(
                     self._matrices,
                     lr=recipe.muon_lr,
-                    weight_decay=0.0,
+                    weight_decay=recipe.muon_weight_decay,
                     ns_steps=NEWTON_SCHULZ_STEPS,
                 )
             )

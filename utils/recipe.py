@@ -15,8 +15,9 @@ SCHEDULES = ("multistep", "onecycle", "cosine")
 class Recipe:
     """How a network is trained. Milestones are fractions of the run, so they scale with ``epochs``.
 
-    ``muon_lr`` is the step of the convolution weights under ``optimizer="muon"``; all other
-    parameters are then trained by SGD with ``lr``, as they are under ``optimizer="sgd"``.
+    ``muon_lr`` and ``muon_weight_decay`` are those of the convolution weights under
+    ``optimizer="muon"``; all other parameters are then trained by SGD with ``lr`` and
+    ``weight_decay``, as they are under ``optimizer="sgd"``.
     """
 
     epochs: int
@@ -24,7 +25,8 @@ class Recipe:
     lr: float
     warm: float
     optimizer: str = "sgd"
-    muon_lr: float = 0.05
+    muon_lr: float = 0.1
+    muon_weight_decay: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
@@ -37,6 +39,7 @@ class Recipe:
     crop: int = 4
     flip: bool = True
     rotation: float = 0.0
+    cutout: int = 0
     amp: bool = False
     channels_last: bool = False
     compile: bool = False
@@ -48,7 +51,7 @@ PRESETS = {
         epochs=200, batch_size=128, lr=0.1, warm=1, milestones=(0.3, 0.6, 0.8), rotation=15.0
     ),
     "fast": Recipe(
-        epochs=14,
+        epochs=16,
         batch_size=512,
         lr=0.05,
         warm=3,
@@ -56,6 +59,7 @@ PRESETS = {
         nesterov=True,
         schedule="onecycle",
         label_smoothing=0.1,
+        cutout=8,
         amp=True,
         channels_last=True,
     ),

@@ -82,7 +82,7 @@ def data_path(batch: int, rounds: int, device) -> list[dict]:
 
     def path(scramble: ImageScrambler | None) -> Callable[[], torch.Tensor]:
         preprocess = Preprocess(data.mean, data.std, scramble, recipe.channels_last).to(device)
-        return lambda: preprocess(augment(images, plan, recipe.crop))
+        return lambda: preprocess(augment(images, plan, recipe))
 
     calls = {"plain": path(None), "scrambled": path(scrambler.to(device))}
     return rows_of(f"training data path, batch {batch}", calls, images, rounds)

@@ -22,8 +22,9 @@ def pictures(n=12, height=9, width=7):
 @pytest.mark.parametrize("crop", [0, 2, 20])
 def test_crop_and_flip_as_image_by_image(crop):
     images = pictures()
-    plan = plan_epoch(len(images), replace(RECIPE, crop=crop), seed=3, epoch=1)
-    for i, result in enumerate(augment(images, plan, crop)):
+    recipe = replace(RECIPE, crop=crop)
+    plan = plan_epoch(len(images), recipe, seed=3, epoch=1)
+    for i, result in enumerate(augment(images, plan, recipe)):
         padded = tv.pad(images[i], crop)
         expected = tv.crop(padded, int(plan.shift_y[i]), int(plan.shift_x[i]), 9, 7)
         assert torch.equal(result, tv.hflip(expected) if plan.flip[i] else expected)
@@ -32,12 +33,27 @@ def test_crop_and_flip_as_image_by_image(crop):
 @pytest.mark.parametrize("size", [(32, 32), (9, 7), (8, 20)])
 def test_rotation_as_torchvision(size):
     images = pictures(16, *size)
-    plan = plan_epoch(16, replace(RECIPE, crop=0, flip=False, rotation=40.0), seed=3, epoch=1)
+    recipe = replace(RECIPE, crop=0, flip=False, rotation=40.0)
+    plan = plan_epoch(16, recipe, seed=3, epoch=1)
     same = 0.0
-    for i, result in enumerate(augment(images, plan, 0)):
+    for i, result in enumerate(augment(images, plan, recipe)):
         expected = tv.rotate(images[i], float(plan.angle[i]), InterpolationMode.NEAREST)
         same += float((result == expected).float().mean()) / 16
     assert same > 0.995  # a pixel exactly between two neighbours may go either way
+
+
+@pytest.mark.parametrize("side", [1, 4, 5])
+def test_cutout_pixel_by_pixel(side):
+    images = pictures()
+    recipe = replace(RECIPE, crop=0, flip=False, cutout=side)
+    plan = plan_epoch(len(images), recipe, seed=3, epoch=1)
+    for i, result in enumerate(augment(images, plan, recipe)):
+        top = int(plan.cutout_y[i] * 9) - side // 2
+        left = int(plan.cutout_x[i] * 7) - side // 2
+        for y in range(9):
+            for x in range(7):
+                blank = top <= y < top + side and left <= x < left + side
+                assert torch.equal(result[:, y, x], images[i, :, y, x] * (not blank))
 
 
 def test_plan_depends_on_seed_and_epoch_only():
@@ -55,10 +71,11 @@ def test_plan_depends_on_seed_and_epoch_only():
 
 
 def test_part_is_the_slice_of_the_plan():
-    plan = plan_epoch(10, PRESETS["published"], seed=0, epoch=0)
+    recipe = replace(PRESETS["published"], cutout=3)
+    plan = plan_epoch(10, recipe, seed=0, epoch=0)
     images = pictures(10)[plan.order]
-    whole = augment(images, plan, 4)
-    parts = [augment(images[s], plan.part(s), 4) for s in (slice(0, 4), slice(4, 10))]
+    whole = augment(images, plan, recipe)
+    parts = [augment(images[s], plan.part(s), recipe) for s in (slice(0, 4), slice(4, 10))]
     assert torch.equal(torch.cat(parts), whole)
 
 

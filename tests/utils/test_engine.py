@@ -46,7 +46,7 @@ def test_an_epoch_written_out():
             plan, total = plan_epoch(21, recipe, 5, epoch), 0.0
             for step in range(3):  # 21 images in batches of 8
                 part = plan.part(slice(8 * step, 8 * step + 8))
-                inputs = Preprocess(*STATISTICS)(augment(data.images[part.order], part, 1))
+                inputs = Preprocess(*STATISTICS)(augment(data.images[part.order], part, recipe))
                 logits, labels = net(inputs), data.labels[part.order]
                 loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
                 total += float(loss.detach()) * len(labels)

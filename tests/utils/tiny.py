@@ -38,6 +38,7 @@ RECIPE = Recipe(
     clip=1.0,
     crop=1,
     rotation=10.0,
+    cutout=3,
 )
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["torch", "torchvision", "torch.utils.tensorboard", "tqdm"])
