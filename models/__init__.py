@@ -77,7 +77,8 @@ def create_model(
         name: one of ``names()``, or ``torchvision:NAME``, plain or keyed.
         num_classes: length of the logits.
         scrambler: the key of the images; for keyed networks only, which need it.
-        backend: ``auto``, ``deform`` (the paper's operator) or ``gather``, for keyed layers.
+        backend: ``auto``, ``deform`` (the paper's operator), ``gather`` or ``triton`` (CUDA only),
+            for keyed layers.
 
     Raises:
         ValueError: if the name is unknown, a keyed network gets no scrambler or a plain one does.

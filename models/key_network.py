@@ -53,7 +53,7 @@ def key_network(
         net: an ordinary network that ``torch.fx`` can trace; it is left as it is.
         scrambler: the key of the images, and the source of the layers' keys.
         image_size: ``(H, W)`` of the images; None for the scrambler's.
-        backend: how keyed operators compute: ``auto``, ``deform`` or ``gather``.
+        backend: how keyed operators compute: ``auto``, ``deform``, ``gather`` or ``triton``.
         in_channels: ``C`` of the images; None for that of the first convolution, or 3.
         scramble_output: return maps (of a segmentation, say) as the server has them; the
             ``ImageScrambler`` in ``output_keys`` restores them. Otherwise they come in natural

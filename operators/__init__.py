@@ -2,8 +2,9 @@
 
 Read in the paper's order: ``scrambler`` (a key and what it does to an image), ``offset`` (two keys
 and a layer's geometry become sampling offsets), ``deformable_conv`` and ``deformable_pooling``
-(layers that run on scrambled maps). ``gather`` holds the reordering that all of them share, ``key``
-the 256-bit secrets that can take a seed's place, ``per_image`` a fresh permutation for every image.
+(layers that run on scrambled maps). ``gather`` holds the reordering that all of them share,
+``triton_conv`` a GPU kernel for the convolution, ``key`` the 256-bit secrets that can take a seed's
+place, ``per_image`` a fresh permutation for every image.
 Depends on torch, torchvision and numpy only.
 """
 

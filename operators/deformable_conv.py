@@ -1,9 +1,10 @@
 """Keyed convolution: an ordinary convolution that runs on scrambled maps (paper, section 3).
 
-Two backends compute the same thing. ``deform`` is the paper's: ``torchvision.ops.deform_conv2d``
+Three backends compute the same thing. ``deform`` is the paper's: ``torchvision.ops.deform_conv2d``
 with the offsets of ``operators.offset``. ``gather`` uses that those offsets are whole numbers:
 reorder the positions, convolve natively, reorder again. It never interpolates, runs at close to
-the speed of an ordinary convolution, and in every dtype that one has.
+the speed of an ordinary convolution, and in every dtype that one has. ``triton`` does the same in
+one kernel of its own (``operators.triton_conv``), which was tested under Triton's interpreter only.
 """
 
 import torch
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
 from operators.gather import reorder_around, resolve_backend
-from operators.offset import Size, check_key, output_size, pair, sampling_offsets
+from operators.offset import Size, check_key, keyed_taps, output_size, pair, sampling_offsets
+from operators.triton_conv import keyed_conv2d_triton
 
 
 def keyed_conv2d_deform(
@@ -64,12 +66,13 @@ class KeyedConv2d(nn.Conv2d):
         image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
         in_key: key of the input, a permutation of ``0..H*W-1``.
         out_key: key of the output, a permutation of ``0..H_out*W_out-1``.
-        backend: ``deform``, ``gather``, or ``auto`` for the faster one.
+        backend: ``deform``, ``gather``, ``triton`` (CUDA, or ``TRITON_INTERPRET=1``; with groups
+            and in float64 it is ``gather``), or ``auto`` for what measures fastest.
         device, dtype: of the parameters, as in ``nn.Conv2d``; buffers are built on the CPU.
 
     Raises:
-        ValueError: geometry out of range, keys that do not fit it, an unknown backend, or an
-            input whose map is not of ``image_size``.
+        ValueError: geometry out of range, keys that do not fit it, an unknown backend, an
+            input whose map is not of ``image_size`` or, with ``triton``, is on the CPU.
 
     Example:
         >>> key = torch.randperm(64)
@@ -117,16 +120,19 @@ class KeyedConv2d(nn.Conv2d):
         self.image_size, self.output_size, self.backend = image_size, out_size, backend
         self.register_buffer("in_key", in_key, persistent=False)
         self.register_buffer("out_key", out_key, persistent=False)
-        if backend == "gather":
+        if backend == "deform":
+            # Integers, because .half() and .bfloat16() would round a floating-point buffer.
+            offset = sampling_offsets(in_key, out_key, *geometry).to(torch.int32)
+            self.register_buffer("offset", offset, persistent=False)
+        else:
             self.before, self.after, tiled = reorder_around(in_key, out_key, *geometry)
             # stride, padding, dilation of the native convolution between the two reorderings
             self._native = (
                 (self.kernel_size, 0, 1) if tiled else (self.stride, self.padding, self.dilation)
             )
-        else:
-            # Integers, because .half() and .bfloat16() would round a floating-point buffer.
-            offset = sampling_offsets(in_key, out_key, *geometry).to(torch.int32)
-            self.register_buffer("offset", offset, persistent=False)
+        if backend == "triton":
+            taps = keyed_taps(in_key, out_key, *geometry).to(torch.int32)
+            self.register_buffer("taps", taps, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or tuple(x.shape[2:]) != self.image_size:
@@ -137,6 +143,19 @@ class KeyedConv2d(nn.Conv2d):
         if self.backend == "deform":
             return keyed_conv2d_deform(
                 x, self.weight, self.bias, self.offset, self.stride, self.padding, self.dilation
+            )
+        if self.backend == "triton" and self.groups == 1 and x.dtype != torch.float64:
+            return keyed_conv2d_triton(
+                x,
+                self.weight,
+                self.bias,
+                self.taps,
+                self.in_key,
+                self.out_key,
+                self.output_size,
+                self.stride,
+                self.padding,
+                self.dilation,
             )
         y = F.conv2d(self.before(x), self.weight, self.bias, *self._native, self.groups)
         return self.after(y)

@@ -2,8 +2,9 @@
 
 Each output position looks up the taps of its window through the keys (``operators.offset``). Two
 backends, as for the convolution: ``deform`` gathers the windows ``(N, C, Q, K)`` and reduces them,
-``gather`` reorders the positions around torch's own pooling. Unlike a convolution's, padded taps
-count for nothing in a maximum, and in an average as ``count_include_pad`` says.
+``gather`` reorders the positions around torch's own pooling; ``triton``, a kernel for convolutions,
+pools as ``gather`` does. Unlike a convolution's, padded taps count for nothing in a maximum, and in
+an average as ``count_include_pad`` says.
 """
 
 import torch
@@ -85,14 +86,14 @@ class _KeyedPool2d(nn.Module):
         out_key = check_key(out_key, self.output_size, "out_key")
         self.register_buffer("in_key", in_key, persistent=False)
         self.register_buffer("out_key", out_key, persistent=False)
-        if self.backend == "gather":
+        if self.backend == "deform":
+            self.register_buffer("taps", keyed_taps(in_key, out_key, *geometry), persistent=False)
+        else:
             self.before, self.after, tiled = reorder_around(in_key, out_key, *geometry)
             # stride, padding, dilation of the native pooling between the two reorderings
             self._native = (
                 (self.kernel_size, 0, 1) if tiled else (self.stride, self.padding, self.dilation)
             )
-        else:
-            self.register_buffer("taps", keyed_taps(in_key, out_key, *geometry), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or tuple(x.shape[2:]) != self.image_size:
@@ -131,7 +132,7 @@ class KeyedMaxPool2d(_KeyedPool2d):
         image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
         in_key: key of the input, a permutation of ``0..H*W-1``.
         out_key: key of the output, a permutation of ``0..H_out*W_out-1``.
-        backend: ``deform``, ``gather``, or ``auto`` for the faster one.
+        backend: ``deform``, ``gather`` or ``triton``, or ``auto`` for what measures fastest.
 
     Raises:
         ValueError: as ``KeyedConv2d``; padding above half of kernel_size.
@@ -180,7 +181,7 @@ class KeyedAvgPool2d(_KeyedPool2d):
         image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
         in_key: key of the input, a permutation of ``0..H*W-1``.
         out_key: key of the output, a permutation of ``0..H_out*W_out-1``.
-        backend: ``deform``, ``gather``, or ``auto`` for the faster one.
+        backend: ``deform``, ``gather`` or ``triton``, or ``auto`` for what measures fastest.
 
     Raises:
         ValueError: as ``KeyedMaxPool2d``; ``divisor_override`` of zero.

@@ -9,23 +9,27 @@ A keyed layer needs at most two reorderings: restore the input, compute natively
 output. ``operators.offset.disjoint_tiles`` says for which layers one is enough.
 """
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
 from operators.offset import disjoint_tiles, invert
 
-BACKENDS = ("auto", "deform", "gather")
+BACKENDS = ("auto", "deform", "gather", "triton")
 
 
 def resolve_backend(backend: str) -> str:
-    """``deform`` or ``gather``; ``auto`` is the one that measures fastest, ``gather`` everywhere.
+    """``backend`` itself; for ``auto`` the one that measures fastest, ``gather`` everywhere.
 
     Raises:
-        ValueError: ``backend`` is not one of ``BACKENDS``.
+        ValueError: ``backend`` is not one of ``BACKENDS``, or Triton is asked for and missing.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "triton" and find_spec("triton") is None:
+        raise ValueError("backend triton needs the package triton, which is not installed")
     return "gather" if backend == "auto" else backend
 
 

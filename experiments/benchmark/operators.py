@@ -7,9 +7,11 @@ Candidates, each with the base that its ratio refers to:
     plain              the ordinary network on ordinary images                  1
     deform             keyed, torchvision's deformable convolution (the paper)  plain
     gather             keyed, every map under a key of its own                  plain
+    triton             with -gpu: keyed, convolutions by operators.triton_conv  plain
     folded             keyed, inner keys cancelled (models.fold.fold_keys)      plain
     plain, bn folded   the ordinary network, batch-norm absorbed                1
     gather, bn folded  keyed, batch-norm absorbed                               plain, bn folded
+    triton, bn folded  with -gpu: the same by operators.triton_conv             plain, bn folded
     folded, bn folded  inner keys cancelled, batch-norm absorbed                plain, bn folded
 
 The network is VGG16 with average pooling before its classifier, so that it takes larger images.
@@ -19,6 +21,7 @@ import argparse
 import sys
 import time
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import conf  # noqa: F401
@@ -42,12 +45,13 @@ BASES = {
     "plain": "plain",
     "deform": "plain",
     "gather": "plain",
+    "triton": "plain",
     "folded": "plain",
     "plain, bn folded": "plain, bn folded",
     "gather, bn folded": "plain, bn folded",
+    "triton, bn folded": "plain, bn folded",
     "folded, bn folded": "plain, bn folded",
 }
-TRAINED = ("plain", "deform", "gather")
 SEED = 1312
 
 
@@ -108,16 +112,17 @@ def vgg16(side: int) -> fx.GraphModule:
     return net
 
 
-def networks(mode: str, side: int, scrambler: ImageScrambler, deform: bool) -> dict[str, nn.Module]:
+def networks(
+    mode: str, side: int, scrambler: ImageScrambler, backends: list[str]
+) -> dict[str, nn.Module]:
     """The candidates by name; they share their parameters where they can."""
     plain = vgg16(side).train(mode == "training")
-    keyed = key_network(plain, scrambler, backend="gather", verify=False)
-    nets = {"plain": plain, "gather": keyed}
-    if deform:
-        nets["deform"] = key_network(plain, scrambler, backend="deform", verify=False)
+    nets = {"plain": plain}
+    for name in backends:
+        nets[name] = key_network(plain, scrambler, backend=name, verify=False)
     if mode == "inference":
-        nets["folded"] = fold_keys(keyed)
-        for name in ("plain", "gather", "folded"):
+        nets["folded"] = fold_keys(nets["gather"])
+        for name in [name for name in nets if name != "deform"]:
             nets[f"{name}, bn folded"] = fold_batch_norm(nets[name])
     return {name: nets[name] for name in BASES if name in nets}
 
@@ -139,7 +144,12 @@ def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> 
     """Time all candidates of one configuration; one row each."""
     dtype, layout = DTYPES[dtype_name], LAYOUTS[args.memory_format]
     scrambler = ImageScrambler(side, seed=SEED)
-    nets = networks(mode, side, scrambler, deform=not args.no_deform)
+    backends = ["gather"]
+    if not args.no_deform:
+        backends.append("deform")
+    if device.type == "cuda" and find_spec("triton") is not None:
+        backends.append("triton")
+    nets = networks(mode, side, scrambler, backends)
     stored = dtype if mode == "inference" else torch.float32
     images = torch.randn(batch, 3, side, side).to(device, stored, memory_format=layout)
     scrambled = scrambler(images)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from operators import BACKENDS, KeyedConv2d
+from operators import KeyedConv2d
 from tests.operators import naive
 from tests.operators.geometry import geometries, key
 
@@ -119,7 +119,7 @@ def test_gather_keeps_channels_last():
     assert conv(x).is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ("auto", *BOTH))
 def test_parameters_are_the_plain_layers_and_nothing_else_is_stored(backend):
     conv = make(backend)
     plain = nn.Conv2d(2, 3, (3, 2), (1, 2), (1, 0))
@@ -148,7 +148,7 @@ def test_a_wrong_key_gives_something_else(backend):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backend": "fast"}, r"backend must be one of auto, deform, gather, got 'fast'"),
+        ({"backend": "fast"}, r"backend must be one of auto, deform, gather, triton, got 'fast'"),
         ({"padding": "same"}, r"padding .*got 'same'"),
         ({"stride": 0}, r"stride .*got 0"),
         ({"kernel_size": (3, 9)}, r"kernel_size \(3, 9\) .*image_size \(5, 6\)"),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from operators import BACKENDS, KeyedAvgPool2d, KeyedMaxPool2d
+from operators import KeyedAvgPool2d, KeyedMaxPool2d
 from tests.operators import naive
 from tests.operators.geometry import geometries, key
 
@@ -111,7 +111,7 @@ def test_every_dtype_and_layout(kind, memory_format, dtype):
     assert gather.is_contiguous(memory_format=memory_format)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ("auto", *BOTH))
 def test_nothing_is_stored_and_no_key_is_shown(backend):
     keys = {"image_size": 6, "in_key": key(36, 0), "out_key": key(9, 1)}
     for pool in (KeyedMaxPool2d(2, **keys), KeyedAvgPool2d(2, **keys, backend=backend)):
