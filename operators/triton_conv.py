@@ -6,8 +6,9 @@ is folded into that index (``operators.offset.keyed_taps``), so that no map is e
 channels_last a pixel is one contiguous vector, and the lookup costs one integer per vector.
 
 Forwards in the kernel; the gradient is that of an ordinary convolution between two reorderings.
-HAS RUN UNDER TRITON'S INTERPRETER ONLY, NEVER ON A GPU: neither its speed nor whether it compiles
-there has been measured. ``experiments/benchmark/operators.py -gpu`` times it beside the others.
+IT HAS NEVER RUN ON A GPU, ONLY UNDER TRITON'S INTERPRETER: it compiles for NVIDIA GPUs (the tests
+do that without one), but its speed and its results there are unknown.
+``experiments/benchmark/operators.py -gpu`` times it beside the others.
 """
 
 import torch
@@ -158,7 +159,8 @@ if triton is not None:
 
     def _configurations() -> list:
         """Tile sizes to choose from, on each GPU and for each layer by measuring."""
-        sizes = [(128, 128, 32, 4, 4), (128, 64, 64, 4, 3), (64, 64, 32, 4, 4), (128, 32, 32, 4, 4)]
+        # Two stages for each tile in flight: the pixel is looked up in one, loaded in the next.
+        sizes = [(128, 128, 64, 8, 5), (128, 64, 64, 4, 5), (64, 64, 32, 4, 5), (128, 32, 32, 4, 3)]
         if INTERPRETED:  # nothing to measure; small, so that small maps have several tiles
             sizes = [(16, 16, 16, 1, 1)]
         return [

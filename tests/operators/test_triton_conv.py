@@ -20,7 +20,12 @@ from operators.offset import output_size
 from tests.operators import naive
 from tests.operators.geometry import key
 
-pytest.importorskip("triton", reason="NO TRITON HERE: its kernel was not run")
+triton = pytest.importorskip("triton", reason="NO TRITON HERE: its kernel was not run")
+from triton.backends import backends  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from operators.triton_conv import _kernel  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -174,6 +179,27 @@ def test_under_the_interpreter():
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(INTERPRETED, reason="nothing is compiled for the interpreter")
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_compiles_for_nvidia_gpus_without_one(capability, dtype, tmp_path, monkeypatch):
+    if "nvidia" not in backends:
+        pytest.skip("NO NVIDIA COMPILER IN THIS TRITON: the kernel was not compiled")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    config = _kernel.configs[-1]
+    flags = {"HAS_BIAS": True, "PRECISION": "ieee", "WIDEN": False}
+    pointers = dict.fromkeys(("x", "weight", "bias", "y"), f"*{dtype}") | {"taps": "*i32"}
+    constants = flags | config.kwargs
+    signature = {
+        name: "constexpr" if name in constants else pointers.get(name, "i32")
+        for name in _kernel.arg_names
+    }
+    compiled = triton.compile(
+        ASTSource(_kernel.fn, signature, constants), GPUTarget("cuda", capability, 32)
+    )
+    assert compiled.asm["cubin"]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes the CPU's tensors")
