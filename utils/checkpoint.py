@@ -28,6 +28,7 @@ from torch import nn
 
 from utils.cli import UserError
 from utils.files import sync_folder, write_atomically
+from utils.networks import folder_name
 
 FORMAT = 1
 FIELDS = ("net", "data", "key", "recipe", "train_seed", "model", "averaged", "optimizer")
@@ -184,7 +185,7 @@ def newest(root: Path, *nets: str, names: tuple[str, ...] = (LAST, PREVIOUS)) ->
     Raises:
         UserError: if there is none.
     """
-    runs = [run for net in nets for run in (root / net).glob("*/")]
+    runs = [run for net in nets for run in (root / folder_name(net)).glob("*/")]
     for run in sorted(runs, key=lambda run: run.name, reverse=True):
         for name in names:
             if (run / name).exists():

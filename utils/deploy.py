@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import models
 from operators import ImageScrambler, PerImageScrambler
 from operators.key import new_nonces
 from utils import checkpoint
 from utils.batches import Preprocess
 from utils.cli import UserError
 from utils.data import DATASETS, FOLDER, DatasetSpec
+from utils.networks import build
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,11 @@ def deploy(
         backend: how keyed layers compute.
 
     Raises:
-        UserError: if the weights cannot be used for this network.
+        UserError: if the network cannot take the images, or the weights cannot be used for it.
     """
     state = checkpoint.read(weights)
     spec = spec_of(dataset, state, weights)
-    keyed = models.is_keyed(name)
-    net = models.create_model(name, spec.num_classes, scrambler if keyed else None, backend)
+    net = build(name, spec.num_classes, spec.image_size, scrambler, backend)
     checkpoint.load_weights(net, state, weights)
     return Deployed(
         net=net.to(device).eval(),

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import models
-from operators import ImageScrambler, Key
+from operators import BACKENDS, ImageScrambler, Key
 from utils import checkpoint, cli
 from utils.cli import Parser, UserError
 from utils.data import FOLDER, NAMES
@@ -89,6 +89,23 @@ def add_network(parser: Parser, net: str = "vgg16") -> None:
         metavar="NET",
         help=f"network: {', '.join(models.names())}, torchvision:NAME, torchvision:NAME_permuted",
     )
+
+
+def add_backend(parser: Parser) -> None:
+    """Add ``-backend``."""
+    parser.add_argument(
+        "-backend",
+        choices=BACKENDS,
+        default="auto",
+        help="how the layers of a keyed network compute: deform is the paper's deformable "
+        "convolution, gather reorders pixels around an ordinary one, auto the faster",
+    )
+
+
+def check_backend(parser: Parser, args) -> None:
+    """Refuse a backend for a network that has no keyed layers."""
+    if args.backend != "auto" and not models.is_keyed(args.net):
+        parser.error(f"-backend {args.backend} needs a keyed network, got -net {args.net}")
 
 
 def network(text: str) -> str:

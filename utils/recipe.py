@@ -25,8 +25,8 @@ class Recipe:
     lr: float
     warm: float
     optimizer: str = "sgd"
-    muon_lr: float = 0.1
-    muon_weight_decay: float = 0.1
+    muon_lr: float = 0.05
+    muon_weight_decay: float = 0.0
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
@@ -51,7 +51,7 @@ PRESETS = {
         epochs=200, batch_size=128, lr=0.1, warm=1, milestones=(0.3, 0.6, 0.8), rotation=15.0
     ),
     "fast": Recipe(
-        epochs=16,
+        epochs=14,
         batch_size=512,
         lr=0.05,
         warm=3,
@@ -59,7 +59,6 @@ PRESETS = {
         nesterov=True,
         schedule="onecycle",
         label_smoothing=0.1,
-        cutout=8,
         amp=True,
         channels_last=True,
     ),

@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import models
 from operators import ImageScrambler
-from utils import checkpoint, distributed
+from utils import checkpoint, distributed, networks
 from utils.batches import Preprocess
 from utils.cli import UserError
 from utils.data import DatasetSpec, hold_out, load_split, load_train
@@ -40,6 +39,7 @@ class RunOptions:
         val_fraction: share of the training images that is held out under ``validation``.
         save: write checkpoints and the record; needed to select.
         checkpoint_dir, log_dir: the roots of the files of all runs.
+        backend: how the layers of a keyed network compute.
         image_size, workers: of the data set ``folder``, as for ``data.load_train``.
         save_every: also save after so many steps of an epoch; 0 for at its end only.
     """
@@ -56,6 +56,7 @@ class RunOptions:
     save: bool
     checkpoint_dir: Path
     log_dir: Path
+    backend: str = "auto"
     image_size: tuple[int, int] | None = None
     workers: int | None = None
     save_every: int = 0
@@ -167,7 +168,7 @@ def train_seeds(
         )
         if options.save:
             name = f"{summary['runs'][0]}.seeds.json"
-            write_json(options.checkpoint_dir / options.net / name, summary)
+            write_json(options.checkpoint_dir / networks.folder_name(options.net) / name, summary)
     return summary
 
 
@@ -207,17 +208,8 @@ def _load(options: RunOptions):
 
 
 def _network(options: RunOptions, spec: DatasetSpec, scrambler: ImageScrambler | None) -> nn.Module:
-    """The network with its initial weights, on the CPU, known to take images of this size."""
-    keyed = models.is_keyed(options.net)
-    try:
-        net = models.create_model(options.net, spec.num_classes, scrambler if keyed else None)
-        with torch.no_grad():
-            net.eval()(torch.zeros(1, 3, *spec.image_size))
-    except (RuntimeError, ValueError) as error:
-        height, width = spec.image_size
-        raise UserError(
-            f"-net {options.net} cannot take {height}x{width} images ({error})"
-        ) from error
+    """The network with its initial weights, on the CPU."""
+    net = networks.build(options.net, spec.num_classes, spec.image_size, scrambler, options.backend)
     if options.weights is not None:
         state = distributed.share(lambda: checkpoint.read(options.weights))
         checkpoint.load_weights(net, state, options.weights)
@@ -225,15 +217,16 @@ def _network(options: RunOptions, spec: DatasetSpec, scrambler: ImageScrambler |
 
 
 def _open_files(options: RunOptions) -> RunFiles:
+    name = networks.folder_name(options.net)
     if options.resume is not None:
         folder = options.resume.parent
     else:
-        parent = options.checkpoint_dir / options.net
+        parent = options.checkpoint_dir / name
         folder = distributed.share(lambda: new_folder(parent, options.save))
     if distributed.rank() > 0:
         return RunFiles(folder, None, keep=False)
     clear_strays(folder)
-    return RunFiles(folder, options.log_dir / options.net / folder.name, options.save)
+    return RunFiles(folder, options.log_dir / name / folder.name, options.save)
 
 
 def _new_record(

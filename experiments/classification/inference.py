@@ -32,6 +32,7 @@ def parse_args():
         "-scrambled", action="store_true", help="the given picture was scrambled already"
     )
     options.add_key(parser)
+    options.add_backend(parser)
     options.add_device(parser)
     options.add_weights(parser, conf.CHECKPOINT_DIR)
     parser.add_argument(
@@ -41,6 +42,7 @@ def parse_args():
         "-save_dir", type=Path, default=None, help="folder for PNGs of it; default: none are made"
     )
     args = parser.parse_args()
+    options.check_backend(parser, args)
     if args.permute and args.scrambled:
         parser.error("-permute scrambles a picture and -scrambled says that it is; give one")
     if args.scrambled and args.seed is None and args.key is None:
@@ -68,6 +70,7 @@ def main() -> None:
         scrambler,
         scrambler if args.permute else None,
         device,
+        args.backend,
     )
     preprocess = deployed.preprocess_scrambled if args.scrambled else deployed.preprocess
     with torch.inference_mode():

@@ -43,6 +43,7 @@ def parse_args():
     )
     options.add_data(parser)
     options.add_key(parser)
+    options.add_backend(parser)
     options.add_device(parser)
     options.add_weights(parser, conf.CHECKPOINT_DIR)
     options.add_recipe(parser, preset="fast")
@@ -71,7 +72,7 @@ def main() -> None:
     test = load_split(args.dataset, "test", args.data_dir, spec)
 
     def logits(net: str, path: Path, scramble: ImageScrambler | None) -> torch.Tensor:
-        deployed = deploy(net, args.dataset, path, key, scramble, device)
+        deployed = deploy(net, args.dataset, path, key, scramble, device, args.backend)
         return _logits(deployed.net, deployed.preprocess, test, recipe, device)
 
     keyed = args.net + models.KEYED_SUFFIX

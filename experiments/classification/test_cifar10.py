@@ -38,6 +38,7 @@ def parse_args():
         help="with -permute and -key: scramble each image under a key of its own",
     )
     options.add_key(parser)
+    options.add_backend(parser)
     options.add_device(parser)
     options.add_weights(parser, conf.CHECKPOINT_DIR)
     parser.add_argument("-b", type=cli.positive_int, default=64, help="images per batch")
@@ -46,6 +47,7 @@ def parse_args():
         "-json", type=Path, default=None, help="write the result to this file; default: nowhere"
     )
     args = parser.parse_args()
+    options.check_backend(parser, args)
     if args.wrong_key and not args.permute:
         parser.error("-wrong_key needs -permute")
     if args.per_image and not (args.permute and args.key):
@@ -72,6 +74,7 @@ def main() -> None:
         scrambler,
         scramble if args.permute else None,
         device,
+        args.backend,
     )
     data = load_split(args.dataset, "test", args.data_dir, spec)
 

@@ -27,6 +27,7 @@ def parse_args():
     options.add_folder(parser)
     parser.add_argument("-permute", action="store_true", help="scramble the images with the key")
     options.add_key(parser)
+    options.add_backend(parser)
     options.add_device(parser)
     options.add_recipe(parser, preset="published")
 
@@ -117,6 +118,7 @@ def parse_args():
         parser.error(f"-select {args.select} needs -save_weights, to go back to the best epoch")
     if args.save_every and not args.save_weights:
         parser.error("-save_every needs -save_weights")
+    options.check_backend(parser, args)
     options.check_folder(parser, args)
     return args
 
@@ -143,6 +145,7 @@ def main() -> None:
             save=args.save_weights,
             checkpoint_dir=args.checkpoint_dir,
             log_dir=args.log_dir,
+            backend=args.backend,
             image_size=options.folder_image_size(args),
             workers=args.workers,
             save_every=args.save_every,

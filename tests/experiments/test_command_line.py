@@ -113,6 +113,8 @@ BAD_VALUES = [
     ("test_cifar10.py", ("-wrong_key",), "-wrong_key", "-permute"),
     ("train_cifar10.py", ("-weights", "PATH"), "-weights", "-load_weights"),
     ("inference.py", (), "-image", "required"),
+    ("test_cifar10.py", ("-backend", "cuda"), "'cuda'", "gather"),
+    ("train_cifar10.py", ("-backend", "deform"), "-net vgg16", "keyed"),
     ("inference.py", ("-permute", "-scrambled", *IMAGE), "-scrambled", "one"),
     ("inference.py", ("-scrambled", *IMAGE), "-scrambled", "-seed"),
     ("table1.py", ("-net", "vgg16_permuted", "-out_dir", "x"), "vgg16_permuted", "vgg16"),

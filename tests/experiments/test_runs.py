@@ -146,6 +146,25 @@ def test_classifying_from_another_folder(launch, script, last, picture, tmp_path
     assert [row.split()[0] for row in plain.out.splitlines()] == [r.split()[0] for r in ranking]
 
 
+def test_any_classifier_of_torchvision(script, refused, tree, tmp_path):
+    """Trained plain, found as the newest run, and tested under its key by either backend."""
+    net = "torchvision:resnet18"
+    files = ("-data_dir", tree, "-checkpoint_dir", tmp_path / "checkpoints")
+    train = (*files, "-save_weights", "-log_dir", tmp_path / "runs", *TINY)
+    trained = script("train_cifar10.py", "-net", net, *train)
+    assert trained.status == 0, trained.err
+    assert (tmp_path / "checkpoints" / "torchvision-resnet18").is_dir()  # a colon is no file name
+    plain = script("test_cifar10.py", "-net", net, *files)
+    assert plain.status == 0, plain.err
+    keyed = ("-net", f"{net}_permuted", "-permute", "-seed", SEED, *files)
+    for backend in ("gather", "deform"):
+        assert script("test_cifar10.py", *keyed, "-backend", backend).out == plain.out
+    keyed_vit = ("-net", "torchvision:vit_b_16_permuted", "-permute")
+    for name, words in (("train_cifar10.py", train), ("test_cifar10.py", (*files, "-weights"))):
+        words = (*words, next(tmp_path.rglob("last.pt"))) if words[-1] == "-weights" else words
+        assert "cannot take 32x32 images" in refused(script(name, *keyed_vit, *words))
+
+
 def test_fine_tuning_starts_from_the_newest_run(script, trained, tree, tmp_path):
     root = trained[1]
     words = ("-load_weights", "-data_dir", tree, "-checkpoint_dir", root / "checkpoints", *TINY)

@@ -1,0 +1,48 @@
+"""Networks by name, for images of a given size."""
+
+import torch
+from torch import nn
+
+import models
+from operators import ImageScrambler
+from utils.cli import UserError
+
+
+def build(
+    name: str,
+    num_classes: int,
+    image_size: tuple[int, int],
+    scrambler: ImageScrambler | None,
+    backend: str = "auto",
+) -> nn.Module:
+    """A network with random weights, on the CPU, known to take images of ``image_size``.
+
+    Args:
+        name: a name of the registry of networks.
+        num_classes: length of the logits.
+        image_size: ``(H, W)`` of the images, in pixels.
+        scrambler: the key that a keyed network is built with; a plain one ignores it.
+        backend: how keyed layers compute.
+
+    Raises:
+        UserError: if the network cannot be built for these images, or not be keyed exactly.
+    """
+    try:
+        keyed = models.is_keyed(name)
+        net = models.create_model(name, num_classes, scrambler if keyed else None, backend)
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, 3, *image_size))
+    except (AssertionError, RuntimeError, ValueError) as error:  # torchvision asserts sizes
+        height, width = image_size
+        raise UserError(f"-net {name} cannot take {height}x{width} images ({error})") from error
+    return net
+
+
+def folder_name(name: str) -> str:
+    """The name of a network as that of a folder, on every operating system.
+
+    Example:
+        >>> folder_name("torchvision:resnet18")
+        'torchvision-resnet18'
+    """
+    return name.replace(":", "-")
