@@ -66,10 +66,10 @@ def deploy(
     """
     state = checkpoint.read(weights)
     spec = spec_of(dataset, state, weights)
-    net = build(name, spec.num_classes, spec.image_size, scrambler, backend)
+    net = build(name, spec.num_classes, spec.image_size, scrambler, device, backend)
     checkpoint.load_weights(net, state, weights)
     return Deployed(
-        net=net.to(device).eval(),
+        net=net.eval(),
         preprocess=Preprocess(spec.mean, spec.std, scramble).to(device),
         preprocess_scrambled=Preprocess(spec.mean, spec.std).to(device),
         classes=spec.classes or tuple(f"class {i}" for i in range(spec.num_classes)),

@@ -13,15 +13,17 @@ def build(
     num_classes: int,
     image_size: tuple[int, int],
     scrambler: ImageScrambler | None,
+    device: torch.device,
     backend: str = "auto",
 ) -> nn.Module:
-    """A network with random weights, on the CPU, known to take images of ``image_size``.
+    """A network with random weights, drawn on the CPU, known to take images of ``image_size``.
 
     Args:
         name: a name of the registry of networks.
         num_classes: length of the logits.
         image_size: ``(H, W)`` of the images, in pixels.
         scrambler: the key that a keyed network is built with; a plain one ignores it.
+        device: where it is to run.
         backend: how keyed layers compute.
 
     Raises:
@@ -30,8 +32,9 @@ def build(
     try:
         keyed = models.is_keyed(name)
         net = models.create_model(name, num_classes, scrambler if keyed else None, backend)
+        net = net.to(device)
         with torch.no_grad():
-            net.eval()(torch.zeros(1, 3, *image_size))
+            net.eval()(torch.zeros(1, 3, *image_size, device=device))
     except (AssertionError, RuntimeError, ValueError) as error:  # torchvision asserts sizes
         height, width = image_size
         raise UserError(f"-net {name} cannot take {height}x{width} images ({error})") from error

@@ -98,13 +98,16 @@ def add_backend(parser: Parser) -> None:
         choices=BACKENDS,
         default="auto",
         help="how the layers of a keyed network compute: deform is the paper's deformable "
-        "convolution, gather reorders pixels around an ordinary one, auto the faster",
+        "convolution, gather reorders pixels around an ordinary one, triton does both in one "
+        "kernel on a GPU, auto is gather",
     )
 
 
-def check_backend(parser: Parser, args) -> None:
-    """Refuse a backend for a network that has no keyed layers."""
-    if args.backend != "auto" and not models.is_keyed(args.net):
+def check_backend(parser: Parser, args, keyed: bool) -> None:
+    """Refuse a backend where no layer is ``keyed``, and one for GPUs on the CPU."""
+    if args.backend == "triton" and not args.gpu:
+        parser.error("-backend triton needs -gpu")
+    if args.backend != "auto" and not keyed:
         parser.error(f"-backend {args.backend} needs a keyed network, got -net {args.net}")
 
 

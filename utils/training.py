@@ -89,7 +89,7 @@ def train(
         _check_resumable(options, recipe, permuting, resumed)
     data, validation, test, spec = distributed.one_first(lambda: _load(options))
     torch.manual_seed(options.train_seed)
-    net = _network(options, spec, scrambler)
+    net = _network(options, spec, scrambler, device)
     if resumed is None:
         record = _new_record(options, recipe, permuting, net, len(data), len(test))
     else:
@@ -105,9 +105,7 @@ def train(
 
     scramble = permuting.to(device) if permuting is not None else None
     preprocess = Preprocess(spec.mean, spec.std, scramble, recipe.channels_last).to(device)
-    trainer = Trainer(
-        net.to(device), recipe, data, preprocess, device, options.train_seed, options.save_every
-    )
+    trainer = Trainer(net, recipe, data, preprocess, device, options.train_seed, options.save_every)
     if resumed is not None:
         trainer.load_state(resumed)
         p = trainer.progress
@@ -207,9 +205,16 @@ def _load(options: RunOptions):
     return data, validation, test, spec
 
 
-def _network(options: RunOptions, spec: DatasetSpec, scrambler: ImageScrambler | None) -> nn.Module:
-    """The network with its initial weights, on the CPU."""
-    net = networks.build(options.net, spec.num_classes, spec.image_size, scrambler, options.backend)
+def _network(
+    options: RunOptions,
+    spec: DatasetSpec,
+    scrambler: ImageScrambler | None,
+    device: torch.device,
+) -> nn.Module:
+    """The network with its initial weights, on its device."""
+    net = networks.build(
+        options.net, spec.num_classes, spec.image_size, scrambler, device, options.backend
+    )
     if options.weights is not None:
         state = distributed.share(lambda: checkpoint.read(options.weights))
         checkpoint.load_weights(net, state, options.weights)

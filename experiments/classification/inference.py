@@ -11,6 +11,7 @@ import conf
 import torch
 from torch import nn
 
+import models
 from operators import ImageScrambler, KeyedConv2d
 from utils import checkpoint, cli, options, scrambled_png
 from utils.cli import UserError
@@ -42,7 +43,7 @@ def parse_args():
         "-save_dir", type=Path, default=None, help="folder for PNGs of it; default: none are made"
     )
     args = parser.parse_args()
-    options.check_backend(parser, args)
+    options.check_backend(parser, args, models.is_keyed(args.net))
     if args.permute and args.scrambled:
         parser.error("-permute scrambles a picture and -scrambled says that it is; give one")
     if args.scrambled and args.seed is None and args.key is None:

@@ -53,7 +53,9 @@ def parse_args():
     parser.add_argument(
         "-out_dir", type=Path, required=True, help="folder for table1.json and table1.md"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    options.check_backend(parser, args, keyed=True)
+    return args
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def parse_args():
         "-json", type=Path, default=None, help="write the result to this file; default: nowhere"
     )
     args = parser.parse_args()
-    options.check_backend(parser, args)
+    options.check_backend(parser, args, is_keyed(args.net))
     if args.wrong_key and not args.permute:
         parser.error("-wrong_key needs -permute")
     if args.per_image and not (args.permute and args.key):

@@ -118,7 +118,7 @@ def parse_args():
         parser.error(f"-select {args.select} needs -save_weights, to go back to the best epoch")
     if args.save_every and not args.save_weights:
         parser.error("-save_every needs -save_weights")
-    options.check_backend(parser, args)
+    options.check_backend(parser, args, models.is_keyed(args.net))
     options.check_folder(parser, args)
     return args
 

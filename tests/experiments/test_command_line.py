@@ -115,6 +115,8 @@ BAD_VALUES = [
     ("inference.py", (), "-image", "required"),
     ("test_cifar10.py", ("-backend", "cuda"), "'cuda'", "gather"),
     ("train_cifar10.py", ("-backend", "deform"), "-net vgg16", "keyed"),
+    ("test_cifar10.py", ("-backend", "triton"), "triton", "-gpu"),
+    ("table1.py", ("-backend", "triton", "-out_dir", "x"), "triton", "-gpu"),
     ("inference.py", ("-permute", "-scrambled", *IMAGE), "-scrambled", "one"),
     ("inference.py", ("-scrambled", *IMAGE), "-scrambled", "-seed"),
     ("table1.py", ("-net", "vgg16_permuted", "-out_dir", "x"), "vgg16_permuted", "vgg16"),
