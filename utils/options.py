@@ -119,13 +119,14 @@ def network(text: str) -> str:
         raise ArgumentTypeError(str(error)) from error
 
 
-def add_data(parser: Parser) -> None:
-    """Add ``-dataset`` and ``-data_dir``."""
+def add_data(parser: Parser, names: tuple[str, ...] = NAMES) -> None:
+    """Add ``-dataset``, one of ``names``, and ``-data_dir``."""
+    folder = ", folder is any tree of class folders" if FOLDER in names else ""
     parser.add_argument(
         "-dataset",
-        choices=NAMES,
+        choices=names,
         default="cifar10",
-        help="data set; shapes10 is built in, folder is any tree of class folders",
+        help=f"data set; shapes10 is built in{folder}",
     )
     parser.add_argument(
         "-data_dir",

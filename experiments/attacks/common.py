@@ -17,9 +17,10 @@ import torch  # noqa: E402
 
 from operators import ImageScrambler, Key, PerImageScrambler  # noqa: E402
 from utils import cli, options  # noqa: E402
-from utils.data import load_split  # noqa: E402
+from utils.data import DATASETS, load_split  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"
+SEED = 1312
 SECRET = Key(bytes(range(32)))
 
 
@@ -37,6 +38,11 @@ class Scheme:
     positions: Callable[[int], torch.Tensor]
 
 
+def nonces(count: int) -> list[bytes]:
+    """One nonce per image of a call, the same in every run."""
+    return [index.to_bytes(16, "little") for index in range(count)]
+
+
 def _one_key(scrambler: ImageScrambler) -> Scheme:
     return Scheme(scrambler, lambda count: scrambler.key.expand(count, -1))
 
@@ -44,9 +50,6 @@ def _one_key(scrambler: ImageScrambler) -> Scheme:
 def _key_per_image(image_size: tuple[int, int], values: bool) -> Scheme:
     scrambler = PerImageScrambler(image_size, SECRET, values)
     plane = image_size[0] * image_size[1]
-
-    def nonces(count: int) -> list[bytes]:  # one per image of a call, the same in every run
-        return [index.to_bytes(16, "little") for index in range(count)]
 
     def positions(count: int) -> torch.Tensor:
         keys = SECRET.permutations(3 * plane if values else plane, nonces(count))
@@ -56,7 +59,7 @@ def _key_per_image(image_size: tuple[int, int], values: bool) -> Scheme:
 
 
 SCHEMES: dict[str, Callable[[tuple[int, int]], Scheme]] = {
-    "published": lambda size: _one_key(ImageScrambler(size, seed=1312)),
+    "published": lambda size: _one_key(ImageScrambler(size, seed=SEED)),
     "256-bit fixed": lambda size: _one_key(ImageScrambler(size, secret=SECRET)),
     "per-image": lambda size: _key_per_image(size, values=False),
     "per-image values": lambda size: _key_per_image(size, values=True),
@@ -66,11 +69,18 @@ SCHEMES: dict[str, Callable[[tuple[int, int]], Scheme]] = {
 def parser(description: str, name: str) -> cli.Parser:
     """A command line with the flags that all attacks have."""
     built = cli.Parser(description)
-    options.add_data(built)
+    options.add_data(built, names=tuple(DATASETS))
     built.add_argument(
         "-out_dir", type=Path, default=RESULTS / name, help="folder for JSON, table and pictures"
     )
     return built
+
+
+def add_schemes(built: cli.Parser) -> None:
+    """Add ``-scheme``."""
+    built.add_argument(
+        "-scheme", choices=SCHEMES, nargs="+", default=list(SCHEMES), help="schemes to attack"
+    )
 
 
 def shuffled_images(args, split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:

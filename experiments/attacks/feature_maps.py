@@ -1,30 +1,38 @@
-"""Attack: the ciphertext-only layout, on what the server's memory holds between the layers.
+"""Attack: the ciphertext-only layout, on what the server's memory holds after the first layer.
 
-After the first convolution the map is scrambled under that layer's key. Its 64 channels say more
-about which positions are neighbours than three colours do. With per-image keys at the input the
-layers' keys may still be the same for all images, so the rows are those of the network's keys.
-A folded network (``fold_keys``) holds maps in their natural order: there is nothing to attack.
+A keyed layer's map is scrambled under that layer's key. Its 64 channels say more about which
+positions are neighbours than three colours do. What the machine holds, by scheme:
+
+    published, 256-bit fixed  maps under one key for all images
+    per-image                 images under keys of their own, rekeyed for a network with fixed keys
+    per-image maps            maps, too, under a key of each image (``models.per_image``)
+    folded                    maps in natural order (``models.fold.fold_keys``), as they lie
 
     python3 feature_maps.py -data_dir DIR -weights PATH -images 20 100 500
 """
 
+import contextlib
+import copy
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import common
 import numpy as np
 import torch
 from ciphertext_only import best_symmetry
-from layout import recover_layout, standardise
-from report import write
+from layout import correlations, recover_layout, standardise
+from report import lay_out, placement, write
 from torch import nn
 
-from operators import ImageScrambler
+from models import key_network
+from models.fold import fold_keys
+from models.per_image import PerImageNetwork
+from operators import ImageScrambler, PerImageScrambler
 from utils import cli, options
 from utils.data import DATASETS
 from utils.deploy import deploy
-
-SEED = 1312
 
 
 def parse_args():
@@ -43,60 +51,112 @@ def parse_args():
 def attack(maps: torch.Tensor) -> np.ndarray:
     """Layout ``(P,)`` from the scrambled maps ``(N, C, H, W)`` of one layer."""
     planes = [standardise(plane) for plane in maps.flatten(2).transpose(0, 1).numpy()]
-    return recover_layout(planes, tuple(maps.shape[2:]))
+    similarity, _ = correlations(planes)
+    return recover_layout(similarity, [similarity], tuple(maps.shape[2:]))
 
 
-def watch(net: nn.Module, layer: str, images: torch.Tensor) -> torch.Tensor:
-    """What a layer gives for preprocessed images ``(N, C, H, W)``, computed no further than it."""
+class _Seen(Exception):
+    """Ends a computation when what was to be seen has been."""
 
-    class Seen(Exception):
-        pass
 
+def watch(layer: nn.Module, run: Callable[[], object]) -> torch.Tensor:
+    """What ``layer`` gives while ``run`` runs, which goes no further than it."""
     seen = []
 
     def stop(module, inputs, output):
         seen.append(output)
-        raise Seen
+        raise _Seen
 
-    hook = net.get_submodule(layer).register_forward_hook(stop)
+    hook = layer.register_forward_hook(stop)
     try:
-        for part in images.split(100):
-            with torch.inference_mode():
-                try:
-                    net(part)
-                except Seen:
-                    continue
+        with torch.inference_mode(), contextlib.suppress(_Seen):
+            run()
     finally:
         hook.remove()
-    return torch.cat(seen)
+    return seen[0]
+
+
+@dataclass(frozen=True)
+class View:
+    """What one kind of server holds after its first layer, and the truth about it.
+
+    Attributes:
+        scheme: the kind of server.
+        maps: ``(N, C, H, W)``.
+        positions: natural position of what lies at each position, ``(N, H*W)``.
+    """
+
+    scheme: str
+    maps: torch.Tensor
+    positions: np.ndarray
+
+
+def views(net: nn.Module, images: torch.Tensor) -> Iterator[View]:
+    """Run every kind of server.
+
+    Args:
+        net: the plain VGG16.
+        images: in natural order, preprocessed, ``(N, 3, H, W)``.
+    """
+    count, size = len(images), tuple(images.shape[2:])
+    plane = size[0] * size[1]
+    per_image, nonces = PerImageScrambler(size, common.SECRET), common.nonces(count)
+    sent = per_image.forward(images, nonces)
+    one_key = {
+        "published": ImageScrambler(size, seed=common.SEED),
+        "256-bit fixed": per_image.fixed,
+        "per-image": per_image.fixed,
+    }
+    for scheme, scrambler in one_key.items():
+        keyed = key_network(net, scrambler)
+        received = per_image.rekey(sent, nonces) if scheme == "per-image" else scrambler(images)
+        maps = watch(keyed.conv1, lambda net=keyed, x=received: net(x))
+        yield View(scheme, maps, keyed.conv1.out_key.expand(count, -1).numpy())
+    # it hooks into the layers of the network that it is given
+    own = PerImageNetwork(copy.deepcopy(net), per_image)
+    keys = common.SECRET.permutations(plane, nonces, index=1)
+    yield View("per-image maps", watch(own.net.conv1, lambda: own(sent, nonces)), keys.numpy())
+    folded = fold_keys(keyed)
+    maps = watch(folded.conv1, lambda: folded(received))
+    yield View("folded", maps, torch.arange(plane).expand(count, -1).numpy())
 
 
 def main() -> None:
     args = parse_args()
     options.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
+    deployed = deploy("vgg16", args.dataset, args.weights, None, None, torch.device("cpu"))
     images, _ = common.shuffled_images(args, "test", max(args.images))
-    scrambler = ImageScrambler(size, seed=SEED)
-    deployed = deploy(
-        "vgg16_permuted", args.dataset, args.weights, scrambler, scrambler, torch.device("cpu")
-    )
-    stream = scrambler.layer_keys()
-    keys = {layer: stream.draw(size[0] * size[1]).numpy() for layer in ("conv1", "conv2")}
-    rows = []
-    for layer, key in keys.items():
-        maps = watch(deployed.net, layer, deployed.preprocess(images))
+    rows, shown = [], {"image": images}
+    for view in views(deployed.net, deployed.preprocess(images)):
+        as_it_lies = placement(np.arange(size[0] * size[1]), view.positions, size[1])["exact"]
         for count in args.images:
             started = time.perf_counter()
-            score, _ = best_symmetry(attack(maps[:count]), key, size)
-            row = {"what the server holds": layer, "images": count} | score
-            rows.append(row | {"seconds": time.perf_counter() - started})
+            found = attack(view.maps[:count])
+            seconds = time.perf_counter() - started
+            score, found = best_symmetry(found, view.positions[:count], size)
+            row = {"scheme": view.scheme, "images": count} | score
+            rows.append(row | {"exact as it lies": as_it_lies, "seconds": seconds})
             print(rows[-1], flush=True)
+        seen = picture(view.maps)
+        shown[f"first map, {view.scheme}"] = seen
+        shown[f"laid out, {view.scheme}"] = lay_out(seen, torch.from_numpy(found))
     write(
         args.out_dir,
         "feature_maps",
         rows,
-        "Scrambled feature maps only. Shares of positions of the layer's map placed right.",
+        "Maps after the first layer only. Shares of positions placed right, the symmetry of the "
+        "grid forgiven; as it lies: without any attack.",
+        shown,
     )
+
+
+def picture(maps: torch.Tensor) -> torch.Tensor:
+    """The first channel of maps ``(N, C, H, W)`` in grey, uint8 ``(N, 3, H, W)``."""
+    first = maps[:, :1]
+    low, high = first.amin((2, 3), keepdim=True), first.amax((2, 3), keepdim=True)
+    grey = 255 * (first - low) / (high - low).clamp(min=1e-6)
+    return grey.to(torch.uint8).expand(-1, 3, -1, -1)
 
 
 if __name__ == "__main__":

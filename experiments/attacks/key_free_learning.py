@@ -32,10 +32,11 @@ def parse_args():
         "-train_images", type=cli.positive_int, default=50_000, help="labelled scrambled images"
     )
     parser.add_argument("-test_images", type=cli.positive_int, default=10_000, help="scored images")
-    parser.add_argument(
-        "-scheme", choices=common.SCHEMES, nargs="+", default=list(common.SCHEMES), help="attacked"
-    )
-    return parser.parse_args()
+    common.add_schemes(parser)
+    args = parser.parse_args()
+    if args.train_images < 2:  # batch normalisation learns nothing from one
+        parser.error(f"-train_images: expected at least 2, got {args.train_images}")
+    return args
 
 
 class ColourHistogram(nn.Module):
@@ -88,11 +89,13 @@ def learn(
     (images, labels), batch = train, 256
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
-    steps = epochs * -(-len(images) // batch)
+    batches = -(-len(images) // batch)
+    steps = epochs * batches
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
     net.train()
     for _ in range(epochs):
-        for chosen in torch.randperm(len(images), generator=generator).split(batch):
+        order = torch.randperm(len(images), generator=generator)
+        for chosen in order.tensor_split(batches):  # evenly: no batch of one image
             loss = nn.functional.cross_entropy(net(images[chosen]), labels[chosen])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -116,7 +119,7 @@ def main() -> None:
         "colour histogram": lambda: perceptron(LEVELS**3, spec.num_classes, ColourHistogram()),
         "convolutional": lambda: convolutional(spec.num_classes),
     }
-    rows = []
+    rows, shown = [], {"image": train[0]}
 
     def measure(scheme: str, learner: str, what: str, seen: torch.Tensor, tested: torch.Tensor):
         torch.manual_seed(0)
@@ -137,14 +140,17 @@ def main() -> None:
         for learner in learners:
             measure(name, learner, "scrambled", *parts)
         layout = torch.from_numpy(ciphertext_only.attack(parts[0][:LAYOUT_IMAGES]))
-        measure(name, "convolutional", "laid out", *(lay_out(part, layout) for part in parts))
+        laid_out = [lay_out(part, layout) for part in parts]
+        measure(name, "convolutional", "laid out", *laid_out)
+        shown |= {f"scrambled, {name}": parts[0], f"laid out, {name}": laid_out[0]}
     write(
         args.out_dir,
         "key_free_learning",
         rows,
         f"Networks trained for {args.epochs} epochs on {len(train[0]):,} labelled scrambled images "
         f"without the key, tested on {len(test[0]):,}. Laid out: after the ciphertext-only attack "
-        f"on {LAYOUT_IMAGES:,} of the training images.",
+        f"on {min(LAYOUT_IMAGES, len(train[0])):,} of the training images.",
+        shown,
     )
 
 

@@ -13,8 +13,8 @@ picture's plane can be laid out again as a map is from a table of road distances
 5. of several graphs, the layout under which the images are likeliest as a Gaussian field.
 
 The result is known up to the grid's symmetries (eight for a square), which leave every step's
-criterion unchanged. Correlations known from public pictures (`reference`) break the symmetries and
-stand in for those learned in step 4.
+criterion unchanged. Correlations known from public pictures break the symmetries and stand in for
+those learned in step 4 (`orient`).
 """
 
 import numpy as np
@@ -54,31 +54,41 @@ def correlations(planes: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]
 
 
 def recover_layout(
-    planes: list[np.ndarray],
+    similarity: np.ndarray,
+    parts: list[np.ndarray],
     size: tuple[int, int],
-    reference: np.ndarray | None = None,
     neighbours: tuple[int, ...] = NEIGHBOURS,
 ) -> np.ndarray:
-    """Estimate the natural position of every scrambled one.
+    """Estimate the natural position of every scrambled one, up to the grid's symmetries.
 
     Args:
-        planes: arrays ``(N, P)`` of scrambled images or maps, standardised.
+        similarity: correlation ``(P, P)`` of scrambled positions, all planes together.
+        parts: correlations ``(P, P)`` by which the likeliest layout is chosen, of one plane each.
         size: ``(H, W)`` with ``H*W = P``.
-        reference: correlation ``(P, P)`` of natural positions in public pictures, if there are any.
         neighbours: sizes of neighbourhood to try in the graph.
 
     Returns:
         Int ``(P,)``, a permutation: scrambled position ``p`` belongs to natural ``layout[p]``.
     """
-    similarity, parts = correlations(planes)
     layouts = []
     for count in neighbours:
         points = geodesic_embedding(similarity, count)
         for swap in (False, True) if size[0] != size[1] else (False,):
             layouts.append(ascend(similarity, assign_to_grid(points, size, swap), size))
-    layout = min(layouts, key=lambda candidate: surprise(parts, candidate, size))
-    if reference is None:
-        return layout
+    return min(layouts, key=lambda candidate: surprise(parts, candidate, size))
+
+
+def orient(
+    similarity: np.ndarray, layout: np.ndarray, size: tuple[int, int], reference: np.ndarray
+) -> np.ndarray:
+    """Turn a layout the right way up, and improve it, by what public pictures tell.
+
+    Args:
+        similarity: correlation ``(P, P)`` of scrambled positions.
+        layout: what ``recover_layout`` found.
+        size: ``(H, W)``.
+        reference: correlation ``(P, P)`` of natural positions in public pictures.
+    """
     turned = max(symmetries(layout, size), key=lambda t: _agreement(similarity, t, reference))
     return ascend(similarity, turned, size, reference)
 

@@ -61,20 +61,31 @@ def ssim(images: torch.Tensor, recovered: torch.Tensor) -> float:
     return float(score.mean())
 
 
-def write(out_dir: Path, name: str, rows: list[dict], about: str) -> None:
-    """Write ``name.json`` and ``name.md`` and print the table.
+def write(
+    out_dir: Path,
+    name: str,
+    rows: list[dict],
+    about: str,
+    pictures: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write ``name.json``, ``name.md`` and, of pictures, ``name.png``, and print the table.
 
     Args:
         out_dir: a folder, made if it is missing.
         name: of the attack.
         rows: one result each; keys are the columns, in order, shares as numbers in [0, 1].
         about: one line that says what the table shows.
+        pictures: what each column of the figure shows, and its images, uint8 ``(N, 3, H, W)``.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     record = {"attack": name, "about": about, "command": public_command(), "rows": rows}
     write_json(out_dir / f"{name}.json", record | {"environment": environment()})
     table = markdown(rows)
-    (out_dir / f"{name}.md").write_text(f"{about}\n\n{table}")
+    text = f"{about}\n\n{table}"
+    if pictures is not None:
+        figure(out_dir / f"{name}.png", list(pictures.values()))
+        text += f"\n![the figure]({name}.png)\n\nColumns: {'; '.join(pictures)}.\n"
+    (out_dir / f"{name}.md").write_text(text)
     print(table, end="")
 
 
@@ -100,5 +111,4 @@ def figure(path: Path, columns: list[torch.Tensor], count: int = 6, scale: int =
     """Write a picture: one row per image, one column for each of uint8 ``(N, 3, H, W)``."""
     cells = torch.stack([column[:count] for column in columns], dim=1).flatten(0, 1)
     cells = cells.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_png(make_grid(cells, nrow=len(columns), padding=4, pad_value=255), path)
