@@ -58,11 +58,18 @@ class EpochPlan:
 
 
 def plan_epoch(count: int, recipe: Recipe, seed: int, epoch: int) -> EpochPlan:
-    """Draw the plan of one epoch over ``count`` images from ``(seed, epoch)``."""
+    """Draw the plan of one epoch over ``count`` images from ``(seed, epoch)``.
+
+    Under ``flip="alternate"`` which images are mirrored in epoch 0 depends on the seed alone, and
+    each is mirrored in every other epoch, so that two epochs show both sides of every image.
+    """
     generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
     order = torch.randperm(count, generator=generator)
     shifts = torch.randint(2 * recipe.crop + 1, (2, count), generator=generator)
-    flip = torch.rand(count, generator=generator) < (0.5 if recipe.flip else 0.0)
+    flip = torch.rand(count, generator=generator) < (0.0 if recipe.flip == "off" else 0.5)
+    if recipe.flip == "alternate":
+        first = torch.rand(count, generator=torch.Generator().manual_seed(derive_seed(seed)))
+        flip = (first[order] < 0.5) ^ (epoch % 2 == 1)
     angle = (2 * torch.rand(count, generator=generator) - 1) * recipe.rotation
     centre = torch.rand(2, count, generator=generator)
     return EpochPlan(order, shifts[0], shifts[1], flip, angle, centre[0], centre[1])

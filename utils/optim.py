@@ -4,6 +4,10 @@ Muon (Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 
 momentum of a weight matrix by the nearest orthogonal matrix, which needs far fewer epochs on
 CIFAR-10. PyTorch's implementation takes matrices only; a convolution weight is handed to it as the
 matrix ``(out_channels, kh * kw * in_channels)`` that shares its storage.
+
+Before each step the matrix is scaled to a Frobenius norm of ``sqrt(out_channels)``, filters of norm
+1 on average, so that ``muon_lr`` is the relative length of a step (Jordan, "94% on CIFAR-10 in 3.29
+seconds on a single GPU", 2024, does so too). Batch-norm after the convolution undoes the scaling.
 """
 
 import torch
@@ -20,8 +24,7 @@ class Optimizer:
 
     Args:
         net: the network; its parameters must be on their device and in their memory format already.
-        recipe: ``optimizer``, ``lr``, ``muon_lr``, ``momentum``, ``nesterov``, ``weight_decay`` and
-            ``muon_weight_decay``.
+        recipe: ``optimizer``, ``lr``, ``muon_lr``, ``momentum``, ``nesterov``, ``weight_decay``.
     """
 
     def __init__(self, net: nn.Module, recipe: Recipe) -> None:
@@ -44,7 +47,7 @@ class Optimizer:
                 torch.optim.Muon(
                     self._matrices,
                     lr=recipe.muon_lr,
-                    weight_decay=recipe.muon_weight_decay,
+                    weight_decay=0.0,  # the norms are fixed
                     ns_steps=NEWTON_SCHULZ_STEPS,
                 )
             )
@@ -65,6 +68,7 @@ class Optimizer:
         """Update every parameter from its gradient."""
         for matrix, p in zip(self._matrices, self._kernels, strict=True):
             matrix.grad = _as_matrix(p.grad, like=p)
+            matrix.detach().mul_(len(p) ** 0.5 / matrix.detach().norm())
         for part in self._parts:
             part.step()
 

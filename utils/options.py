@@ -11,7 +11,7 @@ from operators import BACKENDS, ImageScrambler, Key
 from utils import checkpoint, cli
 from utils.cli import Parser, UserError
 from utils.data import FOLDER, NAMES
-from utils.recipe import OPTIMIZERS, PRESETS, SCHEDULES, Recipe
+from utils.recipe import FLIPS, INITS, OPTIMIZERS, PRESETS, SCHEDULES, Recipe
 
 RECIPE_FLAGS = {
     "epochs": ("-epochs", cli.positive_int, "epochs to train"),
@@ -23,11 +23,10 @@ RECIPE_FLAGS = {
         OPTIMIZERS,
         "sgd, or muon for the convolutions and sgd for the rest",
     ),
-    "muon_lr": ("-muon_lr", cli.positive_float, "peak learning rate of Muon"),
-    "muon_weight_decay": (
-        "-muon_weight_decay",
-        cli.non_negative_float,
-        "weight decay of Muon, per step and unit of learning rate",
+    "muon_lr": (
+        "-muon_lr",
+        cli.positive_float,
+        "peak rate of Muon, relative to the weights' norms",
     ),
     "momentum": ("-momentum", cli.fraction, "momentum of SGD"),
     "nesterov": ("-nesterov", cli.switch, "Nesterov's form of momentum"),
@@ -37,8 +36,19 @@ RECIPE_FLAGS = {
     "label_smoothing": ("-label_smoothing", cli.fraction, "label smoothing"),
     "ema": ("-ema", cli.fraction, "decay per step of the averaged weights; 0 for no average"),
     "clip": ("-clip", cli.non_negative_float, "largest gradient norm; 0 for no clipping"),
+    "init": (
+        "-init",
+        INITS,
+        "initial weights of a fresh network; whiten: the first convolution decorrelates the "
+        "images' pixels, the others are identities",
+    ),
     "crop": ("-crop", cli.count, "zero padding in pixels before the random crop"),
-    "flip": ("-flip", cli.switch, "mirror half of the images"),
+    "flip": (
+        "-flip",
+        FLIPS,
+        "mirror a random half of the images, or alternate: a random half in the first epoch, the "
+        "others in the second, and so on",
+    ),
     "rotation": ("-rotation", cli.non_negative_float, "largest random rotation in degrees"),
     "cutout": ("-cutout", cli.count, "side in pixels of a random square that is blanked"),
     "amp": ("-amp", cli.switch, "bfloat16 autocast"),

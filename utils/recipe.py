@@ -9,15 +9,17 @@ from dataclasses import dataclass
 
 OPTIMIZERS = ("sgd", "muon")
 SCHEDULES = ("multistep", "onecycle", "cosine")
+FLIPS = ("off", "random", "alternate")
+INITS = ("default", "whiten")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained. Milestones are fractions of the run, so they scale with ``epochs``.
 
-    ``muon_lr`` and ``muon_weight_decay`` are those of the convolution weights under
-    ``optimizer="muon"``; all other parameters are then trained by SGD with ``lr`` and
-    ``weight_decay``, as they are under ``optimizer="sgd"``.
+    ``muon_lr`` is that of the convolution weights under ``optimizer="muon"``, which keeps their
+    norms; all other parameters are then trained by SGD with ``lr`` and ``weight_decay``, as they
+    are under ``optimizer="sgd"``.
     """
 
     epochs: int
@@ -25,8 +27,7 @@ class Recipe:
     lr: float
     warm: float
     optimizer: str = "sgd"
-    muon_lr: float = 0.05
-    muon_weight_decay: float = 0.0
+    muon_lr: float = 0.12
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
@@ -36,8 +37,9 @@ class Recipe:
     label_smoothing: float = 0.0
     ema: float = 0.0
     clip: float = 0.0
+    init: str = "default"
     crop: int = 4
-    flip: bool = True
+    flip: str = "random"
     rotation: float = 0.0
     cutout: int = 0
     amp: bool = False
@@ -51,7 +53,7 @@ PRESETS = {
         epochs=200, batch_size=128, lr=0.1, warm=1, milestones=(0.3, 0.6, 0.8), rotation=15.0
     ),
     "fast": Recipe(
-        epochs=14,
+        epochs=26,
         batch_size=512,
         lr=0.05,
         warm=3,
@@ -59,6 +61,9 @@ PRESETS = {
         nesterov=True,
         schedule="onecycle",
         label_smoothing=0.1,
+        init="whiten",
+        flip="alternate",
+        cutout=8,
         amp=True,
         channels_last=True,
     ),

@@ -14,11 +14,13 @@ from utils.batches import Preprocess
 from utils.cli import UserError
 from utils.data import DatasetSpec, hold_out, load_split, load_train
 from utils.engine import Trainer
+from utils.initialise import whiten_start
 from utils.recipe import Recipe
 from utils.run_files import RunFiles, clear_strays, new_folder
 from utils.run_record import environment, public_command, write_json
 from utils.stop import StopSignal, leave
 
+INIT_IMAGES = 2000  # for statistics; spread over the training set, whose files may come by class
 SELECTIONS = ("last", "validation", "test")
 
 
@@ -105,6 +107,9 @@ def train(
 
     scramble = permuting.to(device) if permuting is not None else None
     preprocess = Preprocess(spec.mean, spec.std, scramble, recipe.channels_last).to(device)
+    if recipe.init == "whiten" and resumed is None and options.weights is None:
+        sample = torch.linspace(0, len(data) - 1, min(len(data), INIT_IMAGES)).long()
+        whiten_start(net, preprocess(next(iter(data.batches([sample]))).to(device)))
     trainer = Trainer(net, recipe, data, preprocess, device, options.train_seed, options.save_every)
     if resumed is not None:
         trainer.load_state(resumed)

@@ -33,7 +33,7 @@ def test_crop_and_flip_as_image_by_image(crop):
 @pytest.mark.parametrize("size", [(32, 32), (9, 7), (8, 20)])
 def test_rotation_as_torchvision(size):
     images = pictures(16, *size)
-    recipe = replace(RECIPE, crop=0, flip=False, rotation=40.0)
+    recipe = replace(RECIPE, crop=0, flip="off", rotation=40.0)
     plan = plan_epoch(16, recipe, seed=3, epoch=1)
     same = 0.0
     for i, result in enumerate(augment(images, plan, recipe)):
@@ -45,7 +45,7 @@ def test_rotation_as_torchvision(size):
 @pytest.mark.parametrize("side", [1, 4, 5])
 def test_cutout_pixel_by_pixel(side):
     images = pictures()
-    recipe = replace(RECIPE, crop=0, flip=False, cutout=side)
+    recipe = replace(RECIPE, crop=0, flip="off", cutout=side)
     plan = plan_epoch(len(images), recipe, seed=3, epoch=1)
     for i, result in enumerate(augment(images, plan, recipe)):
         top = int(plan.cutout_y[i] * 9) - side // 2
@@ -68,6 +68,17 @@ def test_plan_depends_on_seed_and_epoch_only():
     assert first.shift_y.min() >= 0 and first.shift_y.max() == 8
     assert first.angle.abs().max() <= 15
     assert 10 < first.flip.sum() < 40
+
+
+def test_alternating_flips_show_both_sides_of_every_image():
+    recipe = replace(PRESETS["published"], flip="alternate")
+    mirrored = []
+    for epoch in range(3):
+        plan = plan_epoch(100, recipe, seed=5, epoch=epoch)
+        mirrored.append(plan.flip[plan.order.argsort()])  # by image
+    assert torch.equal(mirrored[0], ~mirrored[1])
+    assert torch.equal(mirrored[0], mirrored[2])
+    assert 30 < mirrored[0].sum() < 70
 
 
 def test_part_is_the_slice_of_the_plan():
