@@ -75,7 +75,8 @@ def main() -> None:
         exported, expected = run_exported(file, kind, images), net(images)
     if exported is not None and not torch.allclose(exported, expected, rtol=1e-3, atol=1e-4):
         raise UserError(f"{FORMATS[kind]}: the exported network differs from {args.net}")
-    write_atomically(args.output, lambda out: out.write(file))
+    mode = 0o600 if models.is_keyed(args.net) else 0o644
+    write_atomically(args.output, lambda out: out.write(file), mode)
 
     height, width = data.image_size
     print(f"{args.output}: {FORMATS[kind]}, {len(file) / 1e6:.1f} MB")
@@ -86,7 +87,6 @@ def main() -> None:
     checked = "not checked: no onnxruntime" if exported is None else "checked on 3 random images"
     print(f"output: logits (batch, {data.num_classes}); {checked}")
     if models.is_keyed(args.net):
-        args.output.chmod(0o600)
         print(f"This file contains the key {scrambler.fingerprint}: keep it as safe as the key.")
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], None], mode: int = 0o644) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to the disk and put it there.
 
     Args:
         path: the file to create or replace; its folder must exist.
         write: writes the content to the open binary file that it is given.
+        mode: who may read the file, from the moment it has any content.
 
     Raises:
         OSError: if the file cannot be written, and whatever ``write`` raises; ``path`` is then as
@@ -22,9 +23,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
         temporary = Path(file.name)
         try:
+            os.fchmod(file.fileno(), mode)
             write(file)
             file.flush()
-            os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
             temporary.replace(path)
         except BaseException:
