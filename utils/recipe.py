@@ -29,7 +29,7 @@ class Recipe:
     lr: float
     warm: float
     optimizer: str = "sgd"
-    muon_lr: float = 0.12
+    muon_lr: float = 0.06
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
@@ -51,10 +51,10 @@ class Recipe:
 
 
 _FAST = Recipe(
-    epochs=26,
+    epochs=24,
     batch_size=512,
     lr=0.05,
-    warm=3,
+    warm=2,
     optimizer="muon",
     nesterov=True,
     schedule="onecycle",
@@ -80,7 +80,7 @@ PRESETS = {
     ),
     "fast": _FAST,
     "vgg16-best": replace(_FAST, epochs=160, cutout=12, compile=True),
-    "vgg16-speed": replace(_FAST, epochs=40, batch_size=1024, muon_lr=0.17, compile=True),
+    "vgg16-speed": replace(_FAST, epochs=40, batch_size=1024, muon_lr=0.085, compile=True),
     "preresnet": _PRERESNET,
     "preresnet110-best": replace(
         _PRERESNET,
