@@ -15,6 +15,8 @@ import report
 import torch
 from torch import nn
 
+from utils.pictures import read_image
+
 SIZE = (12, 10)
 
 
@@ -86,6 +88,54 @@ def test_feature_maps_are_laid_out():
     assert score["exact"] > 0.95
 
 
+class OneLayer(nn.Module):
+    """A first layer as the attack on maps expects it, and an answer that needs no order."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x):
+        return self.pool(torch.relu(self.conv1(x))).flatten(1)
+
+
+@pytest.fixture(scope="module")
+def views():
+    """What the servers hold of 500 pictures, by scheme, and the plain network's maps."""
+    torch.manual_seed(0)
+    net, images = OneLayer().eval(), clouds(500, (16, 14)) / 255.0
+    seen = {view.scheme: view for view in feature_maps.views(net, images)}
+    return seen, feature_maps.watch(net.conv1, lambda: net(images))
+
+
+def test_views_tell_where_everything_in_a_map_belongs(views):
+    seen, natural = views
+    schemes = ["published", "256-bit fixed", "per-image", "per-image maps", "folded"]
+    assert list(seen) == schemes
+    for view in seen.values():
+        laid_out = report.lay_out(view.maps, torch.from_numpy(view.positions))
+        torch.testing.assert_close(laid_out, natural, rtol=1e-4, atol=1e-5)
+        as_it_lies = np.arange(16 * 14)
+        in_order = report.placement(as_it_lies, view.positions, 14)["exact"]
+        assert in_order == 1 if view.scheme == "folded" else in_order < 0.05
+
+
+@pytest.mark.parametrize("scheme", ["published", "256-bit fixed", "per-image", "folded"])
+def test_maps_under_one_key_are_laid_out(views, scheme):
+    view = views[0][scheme]
+    found = feature_maps.attack(view.maps)
+    score, _ = ciphertext_only.best_symmetry(found, view.positions, (16, 14))
+    assert score["exact"] > 0.95
+
+
+def test_maps_under_a_key_of_each_image_are_not(views):
+    view = views[0]["per-image maps"]
+    found = feature_maps.attack(view.maps)
+    score, _ = ciphertext_only.best_symmetry(found, view.positions, (16, 14))
+    assert score["exact"] < 0.03
+
+
 def test_watch_sees_a_layer_and_computes_no_further():
     def never(module, inputs):
         raise AssertionError("computed further")
@@ -144,22 +194,79 @@ def test_known_model_recovers_what_the_network_tells_apart():
     key = torch.tensor([3, 0, 5, 1, 4, 2])
     scrambled = natural.flatten(2)[..., key].reshape(natural.shape)
     found = known_model.attack(net, scrambled, steps=100, lr=0.1)
-    recovered = report.lay_out(scrambled, torch.from_numpy(found))
-    assert known_model.doubt(net(recovered)) <= known_model.doubt(net(natural)) + 1e-3
+    right = known_model.loss_of(net, scrambled, key.numpy())
+    assert known_model.loss_of(net, scrambled, found) <= right + 1e-3
+    # a start that is right is kept, wherever the gradient goes from there
+    kept = known_model.attack(net, scrambled, steps=3, lr=100.0, start=key.numpy())
+    assert known_model.loss_of(net, scrambled, kept) <= right
+
+
+def sure_of(images: torch.Tensor) -> nn.Module:
+    """A network that is sure of exactly these images, uint8 ``(N, C, H, W)``, if upright."""
+    flat = images.flatten(1).float()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(flat.shape[1], len(flat)))
+    with torch.no_grad():
+        net[1].weight.copy_((flat - flat.mean(1, keepdim=True)) / 2000)
+        net[1].bias.zero_()
+    return net.requires_grad_(False)
 
 
 def test_known_model_finds_the_upright_symmetry():
     images = clouds(8)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE[0] * SIZE[1], 8))
-    with torch.no_grad():  # sure of exactly these images the right way up
-        flat = images.flatten(1).float()
-        net[1].weight.copy_((flat - flat.mean(1, keepdim=True)) / 2000)
-        net[1].bias.zero_()
+    net = sure_of(images)
     scheme = common.SCHEMES["256-bit fixed"](SIZE)
     key = scheme.positions(1)[0].numpy()
+    scrambled = scheme.scramble(images).float()
     for start in layout.symmetries(key, SIZE):
-        found = known_model.upright(net, lambda x: x.float(), scheme.scramble(images), start)
+        found = known_model.least_loss(net, scrambled, layout.symmetries(start, SIZE))
         assert np.array_equal(found, key)
+
+
+def test_known_model_goes_on_from_the_layout(monkeypatch):
+    monkeypatch.setattr(known_model, "UPRIGHT_IMAGES", 8)
+    images = clouds(600)
+    scheme = common.SCHEMES["256-bit fixed"](SIZE)
+    scrambled, key = scheme.scramble(images), scheme.positions(1)[0].numpy()
+    net = sure_of(images[:8])
+    tried = known_model.attacks(net, torch.Tensor.float, scrambled, 8, 600, steps=2)
+    found = {method: (used, layout) for method, used, layout, _ in tried}
+    assert {m: used for m, (used, _) in found.items()} == {
+        "gradient": 8,
+        "layout": 600,
+        "layout, gradient": 600,
+    }
+    start, refined = found["layout"][1], found["layout, gradient"][1]
+    assert report.placement(start, key, SIZE[1])["exact"] > 0.95  # no symmetry forgiven
+    losses = [known_model.loss_of(net, scrambled[:8].float(), x) for x in (refined, start)]
+    assert losses[0] <= losses[1]
+
+
+def remembering(images: torch.Tensor) -> nn.Module:
+    """A network of edge filters whose batch normalisations remember the maps of ``images``."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32, momentum=None), nn.ReLU()),
+        *(nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32, momentum=None), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)),
+    )
+    with torch.no_grad():
+        net[0].weight -= net[0].weight.mean((2, 3), keepdim=True)
+        net(images)
+    return net.eval().requires_grad_(False)
+
+
+def test_known_model_refines_a_layout():
+    """Pixels that changed places with their neighbours find back."""
+    images = clouds(64) / 128.0 - 1
+    net = remembering(clouds(500, seed=1) / 128.0 - 1)
+    scheme = common.SCHEMES["256-bit fixed"](SIZE)
+    scrambled, key = scheme.scramble(images), scheme.positions(1)[0].numpy()
+    assert known_model.loss(net, images) < known_model.loss(net, scrambled)
+    start = key ^ (key % 8 < 2)  # every fourth pair of neighbours
+    before = report.placement(start, key, SIZE[1])["exact"]
+    found = known_model.attack(net, scrambled, 60, known_model.REFINING_LR, start=start)
+    assert before < 0.8
+    assert report.placement(found, key, SIZE[1])["exact"] > before + 0.1
 
 
 def test_scores():
@@ -187,3 +294,19 @@ def test_symmetries():
 def test_markdown():
     table = report.markdown([{"scheme": "a", "exact": 0.5, "images": 2000}, {"scheme": "b"}])
     assert table.splitlines()[2:] == ["| a | 50.0% | 2,000 |", "| b |  |  |"]
+
+
+def test_known_plaintext_writes_its_figure(monkeypatch, tmp_path):
+    """The main, on random pictures in the place of CIFAR-10."""
+    monkeypatch.setattr(known_plaintext, "TRIALS", 6)
+    monkeypatch.setattr(
+        common, "shuffled_images", lambda args, split, n: (clouds(n, (32, 32)), None)
+    )
+    monkeypatch.setattr(
+        "sys.argv", ["known_plaintext.py", "-pairs", "1", "-out_dir", str(tmp_path)]
+    )
+    known_plaintext.main()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".png"}
+    figure = read_image(tmp_path / "known_plaintext.png")
+    columns = 1 + 2 * len(common.SCHEMES)
+    assert figure.size == (columns * (3 * 32 + 4) + 4, 6 * (3 * 32 + 4) + 4)
