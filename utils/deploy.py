@@ -111,8 +111,8 @@ def per_image_scrambling(
     """What arrives at the network when each image has its own key: a function of uint8 images.
 
     Args:
-        camera: scrambles each image under a nonce that depends on the whole batch, so that a run
-            can be repeated exactly.
+        camera: scrambles each image, under nonces that depend on nothing but the batch, so that a
+            run can be repeated and resumed exactly; divided among processes it has others.
         server: rekeys them for a keyed network; None for a network without a key.
     """
 

@@ -1,6 +1,8 @@
 """experiments/attacks: each attack recovers a planted easy case, so that a broken attack cannot
 pass for a strong defence, and finds nothing where every image has its own key."""
 
+import json
+
 import ciphertext_only
 import common
 import feature_maps
@@ -15,6 +17,7 @@ import report
 import torch
 from torch import nn
 
+from experiments.attacks import summary
 from utils.pictures import read_image
 
 SIZE = (12, 10)
@@ -296,17 +299,46 @@ def test_markdown():
     assert table.splitlines()[2:] == ["| a | 50.0% | 2,000 |", "| b |  |  |"]
 
 
-def test_known_plaintext_writes_its_figure(monkeypatch, tmp_path):
-    """The main, on random pictures in the place of CIFAR-10."""
+MAINS = {
+    known_plaintext: ["-pairs", "1"],
+    feature_maps: ["-images", "2", "8", "-weights", "WEIGHTS"],
+    known_model: [
+        *("-images", "2", "-layout_images", "8", "-steps", "1", "-weights", "WEIGHTS"),
+        *("-scheme", "published", "per-image values"),
+    ],
+    key_free_learning: [
+        *("-train_images", "64", "-test_images", "16", "-epochs", "1"),
+        *("-scheme", "published", "per-image values"),
+    ],
+}
+
+
+@pytest.mark.parametrize("attack", MAINS, ids=lambda module: module.__name__)
+def test_mains_report(attack, monkeypatch, tmp_path, weights):
+    """From the command line to the figure, on random pictures and without laying them out."""
     monkeypatch.setattr(known_plaintext, "TRIALS", 6)
-    monkeypatch.setattr(
-        common, "shuffled_images", lambda args, split, n: (clouds(n, (32, 32)), None)
-    )
-    monkeypatch.setattr(
-        "sys.argv", ["known_plaintext.py", "-pairs", "1", "-out_dir", str(tmp_path)]
-    )
-    known_plaintext.main()
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".png"}
-    figure = read_image(tmp_path / "known_plaintext.png")
-    columns = 1 + 2 * len(common.SCHEMES)
-    assert figure.size == (columns * (3 * 32 + 4) + 4, 6 * (3 * 32 + 4) + 4)
+    monkeypatch.setattr(known_model, "SCORED_IMAGES", 8)
+    for module in (ciphertext_only, feature_maps):
+        monkeypatch.setattr(module, "attack", lambda seen: np.arange(32 * 32))
+
+    def shuffled(args, split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return clouds(count, (32, 32)), torch.arange(count) % 10
+
+    monkeypatch.setattr(common, "shuffled_images", shuffled)
+    words = [str(weights) if word == "WEIGHTS" else word for word in MAINS[attack]]
+    monkeypatch.setattr("sys.argv", [attack.__name__, *words, "-out_dir", str(tmp_path)])
+    attack.main()
+    record = json.loads((tmp_path / f"{attack.__name__}.json").read_text())
+    headline = next(h for h in summary.HEADLINES if h.attack == attack.__name__)
+    for scheme in {row["scheme"] for row in record["rows"]}:
+        rows = [
+            row
+            for row in record["rows"]
+            if {"scheme": scheme, **headline.where}.items() <= row.items()
+        ]
+        assert rows and all(0 <= row[headline.column] <= 1 for row in rows)
+    text = (tmp_path / f"{attack.__name__}.md").read_text()
+    columns = text.partition("Columns: ")[2].count(";") + 1
+    width, height = read_image(tmp_path / f"{attack.__name__}.png").size
+    cell = 3 * 32 + 4
+    assert (width, height) == (columns * cell + 4, 6 * cell + 4)
