@@ -136,6 +136,19 @@ class Key:
         packed = np.frombuffer(stream, dtype=np.uint8)
         return torch.from_numpy(np.unpackbits(packed, count=n, bitorder="little").astype(bool))
 
+    def nonces(self, count: int, content: bytes) -> list[bytes]:
+        """`count` nonces that depend on `content` alone, for what must come out the same again.
+
+        Other contents get other nonces, whatever the two have in common. The same content gets the
+        same ones, which tells that it came again and nothing more. (The idea is that of the
+        synthetic initialisation vector, RFC 5297.)
+
+        SHAKE-256("PrivDL nonces v1" || secret || u64(count) || content)
+        """
+        stream = hashlib.shake_256(b"PrivDL nonces v1" + self._secret + _u64(count) + content)
+        digest = stream.digest(NONCE_BYTES * count)
+        return [digest[i : i + NONCE_BYTES] for i in range(0, len(digest), NONCE_BYTES)]
+
     def _distinct_order(self, n: int, index: int, nonce: bytes) -> np.ndarray:
         """The order of the first attempt whose words are distinct."""
         attempt = 1

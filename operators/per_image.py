@@ -14,6 +14,7 @@ With ``values=True`` not pixels but single values (of ``C*H*W``) change places, 
 them is inverted (``255 - v``), which also takes the colours apart that scrambled pixels keep.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -63,15 +64,29 @@ class PerImageScrambler:
         scrambled = self._gather(images, keys)
         return self._invert(scrambled, nonces) if self.values else scrambled
 
+    def nonces_for(self, images: Tensor) -> list[bytes]:
+        """Nonces for ``forward`` that are the same when the same batch comes again.
+
+        They are a keyed hash of the whole batch, which makes a run repeatable without ever giving
+        two different batches a nonce in common. A client takes ``new_nonces`` instead: it has no
+        need to repeat anything.
+        """
+        return self.secret.nonces(len(images), images.cpu().numpy().tobytes())
+
     def backward(self, scrambled: Tensor, nonces: Sequence[bytes]) -> Tensor:
-        """Restore each image: the inverse of ``forward``."""
+        """Restore each image: the inverse of ``forward``. Warns of a nonce that repeats."""
+        _warn_of_repeats(nonces)
         keys = self._keys(scrambled, nonces)
         if self.values:
             scrambled = self._invert(scrambled, nonces)
         return self._gather(scrambled, keys.argsort(1))
 
     def rekey(self, scrambled: Tensor, nonces: Sequence[bytes]) -> Tensor:
-        """Take each image from its own key to the fixed one, which a keyed network expects."""
+        """Take each image from its own key to the fixed one, which a keyed network expects.
+
+        Warns of a nonce that repeats.
+        """
+        _warn_of_repeats(nonces)
         keys = self._keys(scrambled, nonces)
         fixed = self.fixed.key
         if self.values:
@@ -107,3 +122,11 @@ class PerImageScrambler:
         for row, nonce in zip(bits, nonces, strict=True):
             row[:] = self.secret.bits(bits.shape[1], nonce)
         return torch.where(bits.reshape(images.shape).to(images.device), 255 - images, images)
+
+
+def _warn_of_repeats(nonces: Sequence[bytes]) -> None:
+    """Say so; images that share a nonce can still be restored, so that it is no error here."""
+    try:
+        require_distinct(nonces)
+    except ValueError as error:
+        warnings.warn(str(error), stacklevel=3)

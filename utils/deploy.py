@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from operators import ImageScrambler, PerImageScrambler
-from operators.key import new_nonces
 from utils import checkpoint
 from utils.batches import Preprocess
 from utils.cli import UserError
@@ -23,14 +22,12 @@ class Deployed:
     Attributes:
         net: the network, on its device.
         preprocess: uint8 images as the camera saw them to network input, scrambled if asked.
-        preprocess_scrambled: the same for images that are scrambled already.
         classes: class names in label order.
         image_size: ``(H, W)`` of its images.
     """
 
     net: nn.Module
     preprocess: Preprocess
-    preprocess_scrambled: Preprocess
     classes: tuple[str, ...]
     image_size: tuple[int, int]
 
@@ -71,7 +68,6 @@ def deploy(
     return Deployed(
         net=net.eval(),
         preprocess=Preprocess(spec.mean, spec.std, scramble).to(device),
-        preprocess_scrambled=Preprocess(spec.mean, spec.std).to(device),
         classes=spec.classes or tuple(f"class {i}" for i in range(spec.num_classes)),
         image_size=spec.image_size,
     )
@@ -115,12 +111,13 @@ def per_image_scrambling(
     """What arrives at the network when each image has its own key: a function of uint8 images.
 
     Args:
-        camera: scrambles each image under a fresh nonce.
+        camera: scrambles each image, under nonces that depend on nothing but the batch, so that a
+            run can be repeated and resumed exactly; divided among processes it has others.
         server: rekeys them for a keyed network; None for a network without a key.
     """
 
     def received(images: torch.Tensor) -> torch.Tensor:
-        nonces = new_nonces(len(images))
+        nonces = camera.nonces_for(images)
         scrambled = camera.forward(images, nonces)
         return scrambled if server is None else server.rekey(scrambled, nonces)
 

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import models
-from operators import BACKENDS, ImageScrambler, Key
+from operators import BACKENDS, ImageScrambler, Key, PerImageScrambler
 from utils import checkpoint, cli
 from utils.cli import Parser, UserError
 from utils.data import FOLDER, NAMES
@@ -194,6 +194,26 @@ def add_key(parser: Parser) -> None:
         default=None,
         help="the key, as a file made by scramble.py keygen; default: none",
     )
+
+
+def add_per_image(parser: Parser) -> None:
+    """Add ``-per_image``."""
+    parser.add_argument(
+        "-per_image",
+        action="store_true",
+        help="with -permute and -key: scramble each image under a key of its own",
+    )
+
+
+def check_per_image(parser: Parser, args) -> None:
+    """Refuse ``-per_image`` where nothing is scrambled, or without a key to derive others from."""
+    if args.per_image and not (args.permute and args.key):
+        parser.error("-per_image needs -permute and -key")
+
+
+def per_image_from(args, image_size: tuple[int, int]) -> PerImageScrambler | None:
+    """What scrambles each image under a key of its own, where ``args`` ask for that."""
+    return PerImageScrambler(image_size, load_key(args.key)) if args.per_image else None
 
 
 def add_device(parser: Parser) -> None:

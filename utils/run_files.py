@@ -11,7 +11,6 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
-from operators import ImageScrambler
 from utils import checkpoint
 from utils.cli import UserError
 from utils.run_record import write_json
@@ -87,15 +86,10 @@ class RunFiles:
         if self.keep:
             print(f"weights: {self.folder / record['weights']}")
 
-    def log_pictures(self, images: torch.Tensor, scrambler: ImageScrambler | None) -> None:
-        """One grid: plain images, and below them their scrambled and restored forms."""
-        if self._writer is None:
-            return
-        rows = [images]
-        if scrambler is not None:
-            scrambled = scrambler(images)
-            rows += [scrambled, scrambler.backward(scrambled)]
-        self._writer.add_image("images", make_grid(torch.cat(rows), nrow=len(images)), 0)
+    def log_pictures(self, rows: list[torch.Tensor]) -> None:
+        """One grid, a row for each batch of as many images, uint8 ``(N, 3, H, W)``."""
+        if self._writer is not None:
+            self._writer.add_image("images", make_grid(torch.cat(rows), nrow=len(rows[0])), 0)
 
 
 def new_folder(parent: Path, make: bool) -> Path:

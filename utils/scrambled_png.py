@@ -70,14 +70,15 @@ def _per_image(image: torch.Tensor, key: Key, label: Label) -> PerImageScrambler
     return PerImageScrambler(tuple(image.shape[1:]), key, label.scheme == "per-image-values")
 
 
-def write(image: torch.Tensor, label: Label, path: Path) -> None:
-    """Write a scrambled image, uint8 ``(3, H, W)``, with its label.
+def write(image: torch.Tensor, label: Label | None, path: Path) -> None:
+    """Write a scrambled image, uint8 ``(3, H, W)``, with its label if it has one.
 
     Raises:
         UserError: if it cannot be written.
     """
     info = PngInfo()
-    info.add_text(CHUNK, str(label))
+    if label is not None:
+        info.add_text(CHUNK, str(label))
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     try:
         write_atomically(path, lambda file: picture.save(file, format="PNG", pnginfo=info))

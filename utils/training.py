@@ -8,12 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from operators import ImageScrambler
+import models
+from operators import ImageScrambler, PerImageScrambler
 from utils import checkpoint, distributed, networks
 from utils.batches import Preprocess
 from utils.cli import UserError
-from utils.data import DatasetSpec, hold_out, load_split, load_train
+from utils.data import DatasetSpec, ImageSet, hold_out, load_split, load_train
+from utils.deploy import per_image_scrambling
 from utils.engine import Trainer
+from utils.image_files import ImageFiles
 from utils.initialise import whiten_start
 from utils.recipe import Recipe
 from utils.run_files import RunFiles, clear_strays, new_folder
@@ -65,7 +68,11 @@ class RunOptions:
 
 
 def train(
-    options: RunOptions, recipe: Recipe, scrambler: ImageScrambler | None, device: torch.device
+    options: RunOptions,
+    recipe: Recipe,
+    scrambler: ImageScrambler | None,
+    device: torch.device,
+    per_image: PerImageScrambler | None = None,
 ) -> dict:
     """Train a network and report on the test set, which is looked at once, at the end.
 
@@ -74,6 +81,8 @@ def train(
         recipe: how.
         scrambler: the key; needed with ``permute`` and by keyed networks.
         device: on which device.
+        per_image: with ``permute``, what scrambles each image under a key of its own, derived from
+            that of ``scrambler``; None for the same key for all.
 
     Returns:
         The record of the run, as in ``run.json``.
@@ -88,12 +97,12 @@ def train(
     resumed = None
     if options.resume is not None:
         resumed = distributed.share(lambda: checkpoint.read(options.resume))
-        _check_resumable(options, recipe, permuting, resumed)
+        _check_resumable(options, recipe, permuting, per_image, resumed)
     data, validation, test, spec = distributed.one_first(lambda: _load(options))
     torch.manual_seed(options.train_seed)
     net = _network(options, spec, scrambler, device)
     if resumed is None:
-        record = _new_record(options, recipe, permuting, net, len(data), len(test))
+        record = _new_record(options, recipe, permuting, per_image, net, len(data), len(test))
     else:
         record = resumed["record"]
         if record["images"]["train"] != len(data):
@@ -103,9 +112,12 @@ def train(
             )
     files = _open_files(options)
     record["name"] = files.folder.name
-    files.log_pictures(next(iter(data.batches([torch.arange(min(8, len(data)))]))), permuting)
+    files.log_pictures(_examples(data, permuting, per_image))
 
     scramble = permuting.to(device) if permuting is not None else None
+    if per_image is not None:
+        server = per_image if models.is_keyed(options.net) else None
+        scramble = per_image_scrambling(per_image, server)
     preprocess = Preprocess(spec.mean, spec.std, scramble, recipe.channels_last).to(device)
     if recipe.init == "whiten" and resumed is None and options.weights is None:
         sample = torch.linspace(0, len(data) - 1, min(len(data), INIT_IMAGES)).long()
@@ -148,13 +160,17 @@ def train_seeds(
     recipe: Recipe,
     scrambler: ImageScrambler | None,
     device: torch.device,
+    per_image: PerImageScrambler | None = None,
 ) -> dict:
     """Train once with each seed, and report mean and standard deviation of the test accuracies.
 
     Returns:
         The summary, which ``seeds.json`` beside the runs holds too if they are saved.
     """
-    records = [train(replace(options, train_seed=s), recipe, scrambler, device) for s in seeds]
+    records = [
+        train(replace(options, train_seed=seed), recipe, scrambler, device, per_image)
+        for seed in seeds
+    ]
     accuracies = [record["test_accuracy"] for record in records]
     summary = {
         "seeds": seeds,
@@ -226,6 +242,23 @@ def _network(
     return net
 
 
+def _examples(
+    data: ImageSet | ImageFiles,
+    permuting: ImageScrambler | None,
+    per_image: PerImageScrambler | None,
+) -> list[torch.Tensor]:
+    """Some images, and where they are scrambled, their scrambled and their restored forms."""
+    images = next(iter(data.batches([torch.arange(min(8, len(data)))])))
+    if permuting is None:
+        return [images]
+    if per_image is None:
+        scrambled = permuting(images)
+        return [images, scrambled, permuting.backward(scrambled)]
+    nonces = per_image.nonces_for(images)
+    scrambled = per_image.forward(images, nonces)
+    return [images, scrambled, per_image.backward(scrambled, nonces)]
+
+
 def _open_files(options: RunOptions) -> RunFiles:
     name = networks.folder_name(options.net)
     if options.resume is not None:
@@ -243,6 +276,7 @@ def _new_record(
     options: RunOptions,
     recipe: Recipe,
     permuting: ImageScrambler | None,
+    per_image: PerImageScrambler | None,
     net: nn.Module,
     train_images: int,
     test_images: int,
@@ -252,6 +286,7 @@ def _new_record(
         "net": options.net,
         "dataset": options.dataset,
         "permute": options.permute,
+        "per_image": per_image is not None,
         "key": None if permuting is None else permuting.fingerprint,
         "train_seed": options.train_seed,
         "recipe": asdict(recipe),
@@ -267,7 +302,11 @@ def _new_record(
 
 
 def _check_resumable(
-    options: RunOptions, recipe: Recipe, permuting: ImageScrambler | None, state: dict
+    options: RunOptions,
+    recipe: Recipe,
+    permuting: ImageScrambler | None,
+    per_image: PerImageScrambler | None,
+    state: dict,
 ) -> None:
     if "format" not in state:
         raise UserError(f"-resume {options.resume}: bare weights; expected a checkpoint of a run")
@@ -278,6 +317,7 @@ def _check_resumable(
         "-net": (state["net"], options.net),
         "-dataset": (state["data"]["name"], options.dataset),
         "-permute": (record["permute"], options.permute),
+        "-per_image": (record.get("per_image", False), per_image is not None),
         "key": (state["key"], None if permuting is None else permuting.fingerprint),
         "-train_seed": (state["train_seed"], options.train_seed),
         "-select": (record["select"], options.select),

@@ -1,20 +1,21 @@
 """Attack: find the permutation under which a known network recognises the scrambled images.
 
-The attacker has the plain weights, which the scheme does not hide, and scrambled images.
+The attacker has the plain weights, which the scheme does not hide, and scrambled images. The loss
+of a layout is low where the network is confident, its answers are varied, and the maps before every
+batch normalisation have the mean and variance that it remembers (Yin et al., CVPR 2020). It is all
+that the attacker can judge by: every method keeps, of the layouts it came by, that of least loss.
 
 ``gradient`` optimises a soft permutation (a matrix made doubly stochastic by Sinkhorn's iteration;
-Mena et al., ICLR 2018) that sharpens from step to step, so that the network is confident, its
-answers are varied, and the maps before every batch normalisation have the mean and variance that it
-remembers (Yin et al., CVPR 2020), and rounds it to the nearest permutation. ``layout`` starts from
-the ciphertext-only attack, which knows the plane up to its symmetries, and takes the symmetry in
-which the network is most confident: no public pictures are needed. ``layout, gradient`` goes on
-from there by gradient. With per-image keys each image is attacked alone.
+Mena et al., ICLR 2018) that sharpens from step to step, and rounds it to a permutation on the way.
+``layout`` takes the symmetry of least loss of what the ciphertext-only attack lays out: no public
+pictures are needed. ``layout, gradient`` goes on from there by gradient. With per-image keys each
+image is attacked alone.
 
     python3 known_model.py -data_dir DIR -weights PATH -images 64 -steps 100
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ciphertext_only
@@ -30,19 +31,27 @@ from utils import cli, options
 from utils.data import DATASETS
 from utils.deploy import deploy
 
-LAYOUT_IMAGES = 2000
 SCORED_IMAGES = 500
 UPRIGHT_IMAGES = 64
 SINKHORN_ROUNDS = 10
 SHARPEST = 3.0  # factor of the scores at the last step; 1 at the first
-SPREAD = 1.0  # pixels
+SPREAD = 0.7  # pixels
 BATCH = 16
+ROUND_EVERY = 10  # steps
+LR = 0.3
+REFINING_LR = 0.1  # Adam's first steps, equally long everywhere, soon bury a start
 
 
 def parse_args():
     parser = common.parser(__doc__.splitlines()[0], "known_model")
     parser.add_argument(
         "-images", type=cli.positive_int, default=64, help="scrambled images for the gradient"
+    )
+    parser.add_argument(
+        "-layout_images",
+        type=cli.positive_int,
+        default=2000,
+        help="scrambled images for the ciphertext-only attack",
     )
     parser.add_argument("-steps", type=cli.positive_int, default=100, help="gradient steps")
     parser.add_argument("-weights", type=Path, required=True, help="weights of vgg16")
@@ -69,7 +78,7 @@ def attack(
     net: nn.Module,
     scrambled: torch.Tensor,
     steps: int,
-    lr: float = 0.3,
+    lr: float = LR,
     seed: int = 0,
     start: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -82,6 +91,10 @@ def attack(
         lr: its rate.
         seed: of the random start, and of the images of each step.
         start: a layout to begin at, or None.
+
+    Returns:
+        The layout of least ``loss`` on all images, among the start and those that the soft
+        permutation was rounded to.
     """
     flat = scrambled.flatten(2)
     generator = torch.Generator().manual_seed(seed)
@@ -90,6 +103,21 @@ def attack(
         scores += near(start, tuple(scrambled.shape[2:]))
     scores.requires_grad_()
     optimizer = torch.optim.Adam([scores], lr=lr)
+    layouts = [] if start is None else [start]
+    for step in range(1, steps + 1):
+        chosen = torch.randperm(len(flat), generator=generator)[:BATCH]
+        soft = soft_permutation(scores * (1 + (SHARPEST - 1) * step / steps))
+        guess = (flat[chosen] @ soft).reshape(-1, *scrambled.shape[1:])
+        (scores.grad,) = torch.autograd.grad(loss(net, guess), scores)
+        optimizer.step()
+        if step % ROUND_EVERY == 0 or step == steps:
+            sharp = soft_permutation(SHARPEST * scores.detach())
+            layouts.append(linear_sum_assignment(-sharp.numpy())[1])
+    return least_loss(net, scrambled, layouts)
+
+
+def loss(net: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """How little the network takes its input ``(N, C, H, W)`` for natural images, one number."""
     mismatch: list[torch.Tensor] = []
     hooks = [
         module.register_forward_hook(lambda m, i, o: mismatch.append(_batch_mismatch(m, i[0])))
@@ -97,18 +125,10 @@ def attack(
         if isinstance(module, nn.BatchNorm2d)
     ]
     try:
-        for step in range(steps):
-            mismatch.clear()
-            chosen = torch.randperm(len(flat), generator=generator)[:BATCH]
-            soft = soft_permutation(scores * (1 + (SHARPEST - 1) * step / steps))
-            guess = (flat[chosen] @ soft).reshape(-1, *scrambled.shape[1:])
-            loss = doubt(net(guess)) + sum(mismatch)
-            (scores.grad,) = torch.autograd.grad(loss, scores)
-            optimizer.step()
+        return doubt(net(inputs)) + sum(mismatch)
     finally:
         for hook in hooks:
             hook.remove()
-    return linear_sum_assignment(-soft_permutation(SHARPEST * scores.detach()).numpy())[1]
 
 
 def doubt(logits: torch.Tensor) -> torch.Tensor:
@@ -125,14 +145,15 @@ def _batch_mismatch(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
     return ((mean - norm.running_mean).square() / scale + (variance / scale - 1).square()).mean()
 
 
-def upright(net: nn.Module, preprocess: nn.Module, seen: torch.Tensor, layout: np.ndarray):
-    """Of the layout's symmetries, the one in which the network doubts least."""
+def loss_of(net: nn.Module, scrambled: torch.Tensor, layout: np.ndarray) -> float:
+    """The loss of preprocessed images ``(N, C, H, W)`` once they are laid out."""
+    with torch.inference_mode():
+        return float(loss(net, lay_out(scrambled, torch.from_numpy(layout))))
 
-    def score(turned: np.ndarray) -> float:
-        with torch.inference_mode():
-            return float(doubt(net(preprocess(lay_out(seen, torch.from_numpy(turned))))))
 
-    return min(symmetries(layout, tuple(seen.shape[2:])), key=score)
+def least_loss(net: nn.Module, scrambled: torch.Tensor, layouts: list[np.ndarray]) -> np.ndarray:
+    """Of several layouts, the first that has the least loss."""
+    return min(layouts, key=lambda layout: loss_of(net, scrambled, layout))
 
 
 def main() -> None:
@@ -141,20 +162,22 @@ def main() -> None:
     size = DATASETS[args.dataset].image_size
     deployed = deploy("vgg16", args.dataset, args.weights, None, None, torch.device("cpu"))
     net, preprocess = deployed.net.requires_grad_(False), deployed.preprocess
-    images, labels = common.shuffled_images(args, "test", max(LAYOUT_IMAGES, args.images))
+    needed = max(args.layout_images, args.images, SCORED_IMAGES)
+    images, labels = common.shuffled_images(args, "test", needed)
     rows, shown = [], {"image": images}
     for name in args.scheme:
         scheme = common.SCHEMES[name](size)
         scrambled, truth = scheme.scramble(images), scheme.positions(len(images)).numpy()
         count = 1 if name.startswith("per-image") else args.images
-        for method, images_used, layout, seconds in attacks(
-            net, preprocess, scrambled, count, args.steps
-        ):
+        seen = preprocess(scrambled[:count])
+        found = attacks(net, preprocess, scrambled, count, args.layout_images, args.steps)
+        for method, images_used, layout, seconds in found:
             recovered = lay_out(scrambled[:SCORED_IMAGES], torch.from_numpy(layout))
             row = {"scheme": name, "method": method, "images": images_used}
             row |= placement(layout, truth[:images_used], size[1])
-            seen = min(images_used, SCORED_IMAGES)
-            row["PSNR"] = psnr(images[:seen], recovered[:seen])
+            scored = min(images_used, SCORED_IMAGES)
+            row["PSNR"] = psnr(images[:scored], recovered[:scored])
+            row["loss"] = loss_of(net, seen, layout)
             row["accuracy"] = _accuracy(net, preprocess(recovered), labels)
             rows.append(row | {"seconds": seconds})
             print(rows[-1], flush=True)
@@ -165,16 +188,30 @@ def main() -> None:
         rows,
         "Scrambled images and the plain weights. Shares of pixels placed right, no symmetry "
         f"forgiven; accuracy of the plain network on {SCORED_IMAGES} images laid out so. "
-        f"The gradient took {args.steps} steps on the first images. Under per-image keys it "
-        "attacks one image, and the accuracy asks whether what it found opens the others.",
+        f"The gradient took {args.steps} steps on the first {args.images} images; of its layouts "
+        "and its start it kept that of least loss, without knowing the truth. Under per-image keys "
+        "it attacks one image, and the accuracy asks whether what it found opens the others.",
         shown,
     )
 
 
 def attacks(
-    net: nn.Module, preprocess: nn.Module, scrambled: torch.Tensor, count: int, steps: int
+    net: nn.Module,
+    preprocess: Callable[[torch.Tensor], torch.Tensor],
+    scrambled: torch.Tensor,
+    count: int,
+    layout_images: int,
+    steps: int,
 ) -> Iterator[tuple[str, int, np.ndarray, float]]:
-    """Try every method; the gradient sees ``count`` images.
+    """Try every method.
+
+    Args:
+        net: the plain network, in evaluation mode.
+        preprocess: uint8 images to its input.
+        scrambled: uint8 ``(N, 3, H, W)``.
+        count: images that the gradient sees.
+        layout_images: images for the ciphertext-only attack.
+        steps: of the gradient.
 
     Yields:
         The method, the images it used, the layout ``(P,)`` it found and the seconds it took.
@@ -183,11 +220,12 @@ def attacks(
     started = time.perf_counter()
     yield "gradient", count, attack(net, seen, steps), time.perf_counter() - started
     started = time.perf_counter()
-    layout = ciphertext_only.attack(scrambled[:LAYOUT_IMAGES])
-    layout = upright(net, preprocess, scrambled[: max(count, UPRIGHT_IMAGES)], layout)
-    yield "layout", LAYOUT_IMAGES, layout, time.perf_counter() - started
-    refined = attack(net, seen, steps, start=layout)
-    yield "layout, gradient", LAYOUT_IMAGES, refined, time.perf_counter() - started
+    layout = ciphertext_only.attack(scrambled[:layout_images])
+    turned = symmetries(layout, tuple(scrambled.shape[2:]))
+    layout = least_loss(net, preprocess(scrambled[: max(count, UPRIGHT_IMAGES)]), turned)
+    yield "layout", layout_images, layout, time.perf_counter() - started
+    refined = attack(net, seen, steps, REFINING_LR, start=layout)
+    yield "layout, gradient", layout_images, refined, time.perf_counter() - started
 
 
 def _accuracy(net: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:

@@ -17,6 +17,7 @@ from utils import cli, options
 from utils.data import DATASETS
 
 TRIALS = 20
+EXAMPLES = 6  # images of the figure
 
 
 def parse_args():
@@ -61,7 +62,7 @@ def main() -> None:
     options.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
     images, _ = common.shuffled_images(args, "test", TRIALS * max(args.pairs) + 1)
-    rows = []
+    rows, shown = [], {"image": images[1:]}
     for name, make in common.SCHEMES.items():
         scheme = make(size)
         for count in args.pairs:
@@ -69,14 +70,25 @@ def main() -> None:
             rows.append({"scheme": name, "known pairs": str(count)} | _average(scheme, trials))
         chosen = torch.cat([chosen_image(size), images[:1]])
         rows.append({"scheme": name, "known pairs": "1 chosen"} | _average(scheme, [chosen]))
+        scrambled, recovered = example(scheme, images[: 1 + EXAMPLES])
+        shown |= {f"scrambled, {name}": scrambled, f"recovered, {name}": recovered}
     write(
         args.out_dir,
         "known_plaintext",
         rows,
         f"Known pairs, mean of {TRIALS} trials. Share of the key that is certain, that is right "
         "with the rest guessed (of the first pair's key), and what the key found does to an image "
-        "outside the pairs. The attack matches pixels; single values have none to match.",
+        "outside the pairs. The attack matches pixels; single values have none to match. The "
+        "figure shows other images, recovered with what one known pair gave away.",
+        shown,
     )
+
+
+def example(scheme: common.Scheme, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Know the first of images ``(1 + N, 3, H, W)``; the others scrambled, and what it opens."""
+    scrambled = scheme.scramble(images)
+    key, _ = attack(images[:1], scrambled[:1])
+    return scrambled[1:], lay_out(scrambled[1:], torch.from_numpy(key))
 
 
 def _average(scheme: common.Scheme, trials: list[torch.Tensor]) -> dict[str, float]:

@@ -104,7 +104,7 @@ def _cell(column: str, value: object) -> str:
         return f"{value:,}" if isinstance(value, int) else str(value)
     if column in ("PSNR", "seconds"):
         return f"{value:.1f}"
-    return f"{value:.3f}" if column == "SSIM" else f"{value:.1%}"
+    return f"{value:.3f}" if column in ("SSIM", "loss") else f"{value:.1%}"
 
 
 def figure(path: Path, columns: list[torch.Tensor], count: int = 6, scale: int = 3) -> None:

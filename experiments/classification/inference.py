@@ -2,6 +2,7 @@
 
 python3 inference.py -net "vgg16" -weights PATH -image PATH
 python3 inference.py -net "vgg16_permuted" -permute -weights PATH -image PATH -save_dir DIR
+python3 inference.py -net "vgg16_permuted" -permute -per_image -key my.key -weights PATH -image PATH
 python3 inference.py -net "vgg16_permuted" -scrambled -key my.key -weights PATH -image PATH
 """
 
@@ -12,12 +13,13 @@ import torch
 from torch import nn
 
 import models
-from operators import ImageScrambler, KeyedConv2d
+from operators import ImageScrambler, Key, KeyedConv2d
 from utils import checkpoint, cli, options, scrambled_png
 from utils.cli import UserError
 from utils.data import NAMES
-from utils.deploy import Deployed, deploy, spec_of
+from utils.deploy import deploy, spec_of
 from utils.pictures import feature_grid, fit, read_image, save_png, save_row
+from utils.scrambled_png import Label
 
 TOP = 5
 
@@ -32,6 +34,7 @@ def parse_args():
     parser.add_argument(
         "-scrambled", action="store_true", help="the given picture was scrambled already"
     )
+    options.add_per_image(parser)
     options.add_key(parser)
     options.add_backend(parser)
     options.add_device(parser)
@@ -44,6 +47,7 @@ def parse_args():
     )
     args = parser.parse_args()
     options.check_backend(parser, args, models.is_keyed(args.net))
+    options.check_per_image(parser, args)
     if args.permute and args.scrambled:
         parser.error("-permute scrambles a picture and -scrambled says that it is; give one")
     if args.scrambled and args.seed is None and args.key is None:
@@ -59,42 +63,48 @@ def main() -> None:
     picture = None if args.scrambled else read_image(args.image)
     weights = options.weights_from(args)
     image_size = spec_of(args.dataset, checkpoint.read(weights), weights).image_size
+    scrambler = options.scrambler_from(args, image_size)
+    key = None if args.key is None else options.load_key(args.key)
+    label = None
     if args.scrambled:
-        image = _already_scrambled(args.image, args.key, image_size)
+        seen, label = _read_scrambled(args.image, key, image_size)
+        if label is None:
+            image = scrambler.backward(seen)
+        else:
+            image = scrambled_png.restore(seen, key, label)
+    elif args.per_image:
+        image = fit(picture, image_size)
+        label = scrambled_png.new_label("per-image", key)
+        seen = scrambled_png.scramble(image, key, label)
     else:
         image = fit(picture, image_size)
-    scrambler = options.scrambler_from(args, image_size)
-    deployed = deploy(
-        args.net,
-        args.dataset,
-        weights,
-        scrambler,
-        scrambler if args.permute else None,
-        device,
-        args.backend,
-    )
-    preprocess = deployed.preprocess_scrambled if args.scrambled else deployed.preprocess
+        seen = scrambler(image) if args.permute else image
+    # a network without the key has to take the picture as it comes
+    rekeyed = label is not None and models.is_keyed(args.net)
+    expected = scrambled_png.to_fixed_key(seen, key, label) if rekeyed else seen
+    deployed = deploy(args.net, args.dataset, weights, scrambler, None, device, args.backend)
     with torch.inference_mode():
-        logits, features = _run(deployed.net, preprocess(image[None].to(device)))
+        batch = deployed.preprocess(expected[None].to(device))
+        logits, features = _run(deployed.net, batch)
     best = logits.softmax(1)[0].topk(min(TOP, logits.shape[1]))
-    for probability, label in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        print(f"{deployed.classes[label]:<16}{probability:7.2%}")
+    for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        print(f"{deployed.classes[index]:<16}{probability:7.2%}")
 
     if args.save_dir is not None:
         args.save_dir.mkdir(parents=True, exist_ok=True)
-        seen = scrambler(image) if args.permute else image
-        natural = scrambler.backward(image) if args.scrambled else image
-        images = [natural, seen] if args.permute or args.scrambled else [natural]
-        for shown, name in zip(images, ("image.png", "scrambled.png"), strict=False):
-            save_png(shown, args.save_dir / name)
-        _save_overview(deployed, images, features[0], args.save_dir / "features.png")
+        images = [image]
+        save_png(image, args.save_dir / "image.png")
+        if args.permute or args.scrambled:
+            images.append(seen)
+            scrambled_png.write(seen, label, args.save_dir / "scrambled.png")
+        _save_overview(deployed.net, images, features[0], args.save_dir / "features.png")
         print(f"pictures: {args.save_dir}")
 
 
-def _already_scrambled(
-    path: Path, key_file: Path | None, image_size: tuple[int, int]
-) -> torch.Tensor:
-    """The picture under the network's fixed key, whichever way ``scramble.py`` scrambled it."""
+def _read_scrambled(
+    path: Path, key: Key | None, image_size: tuple[int, int]
+) -> tuple[torch.Tensor, Label | None]:
+    """The picture as the server receives it, and its label if ``scramble.py`` wrote it."""
     image, label = scrambled_png.read(path)
     if tuple(image.shape[1:]) != image_size:
         raise UserError(
@@ -102,12 +112,11 @@ def _already_scrambled(
             f"resized, expected {image_size[1]}x{image_size[0]}"
         )
     if label is None:  # by another program, or with a seed
-        return image
-    if key_file is None:
+        return image, None
+    if key is None:
         raise UserError(f"{path}: was scrambled with key {label.fingerprint}; give it with -key")
-    key = options.load_key(key_file)
     scrambled_png.check_key(label, key, path)
-    return scrambled_png.to_fixed_key(image, key, label)
+    return image, label
 
 
 def _first_convolution(net: nn.Module) -> nn.Module:
@@ -125,11 +134,11 @@ def _run(net: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 
 
 def _save_overview(
-    deployed: Deployed, images: list[torch.Tensor], features: torch.Tensor, path: Path
+    net: nn.Module, images: list[torch.Tensor], features: torch.Tensor, path: Path
 ) -> None:
     """The picture, what is sent, the first layer's maps; where keyed, these restored as well."""
     row = [image / 255 for image in images] + [feature_grid(features)]
-    first = _first_convolution(deployed.net)
+    first = _first_convolution(net)
     if isinstance(first, KeyedConv2d):
         restore = ImageScrambler(first.output_size, key=first.out_key.cpu()).backward
         row.append(feature_grid(restore(features.cpu())))

@@ -1,16 +1,18 @@
-"""Put the measured first table into README.md, from the committed ``results/table1.json``.
+"""Put what was measured into README.md, from the committed results.
 
     python3 readme.py
 
-The block between ``<!-- table1 -->`` and ``<!-- /table1 -->`` is replaced.
+Each block, between ``<!-- NAME -->`` and ``<!-- /NAME -->``, is replaced: ``table1`` by the paper's
+first table, ``attacks`` by the comparison of all attacks.
 """
 
 import json
 from pathlib import Path
 
 import conf
-from table1 import markdown
+import table1
 
+from experiments.attacks import summary
 from utils import cli
 from utils.cli import UserError
 from utils.files import write_atomically
@@ -32,14 +34,29 @@ def put_block(text: str, name: str, block: str) -> str:
     return f"{before}{first}\n{block.strip()}\n{last}{rest.partition(last)[2]}"
 
 
-def main() -> None:
-    cli.Parser("Put the measured first table into README.md.").parse_args()
+def blocks() -> dict[str, str]:
+    """Every block of README.md, by its name.
+
+    Raises:
+        UserError: for results that cannot be used.
+    """
+    return {"table1": _first_table(), "attacks": summary.markdown()}
+
+
+def _first_table() -> str:
     try:
-        block = markdown(json.loads(TABLE.read_text()))
+        return table1.markdown(json.loads(TABLE.read_text()))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{TABLE}: cannot be used ({error}); make it with table1.py") from error
+
+
+def main() -> None:
+    cli.Parser("Put what was measured into README.md.").parse_args()
+    made = blocks()
+    text = README.read_text()
     try:
-        text = put_block(README.read_text(), "table1", block)
+        for name, block in made.items():
+            text = put_block(text, name, block)
     except UserError as error:
         raise UserError(f"{README}: {error}") from error
     write_atomically(README, lambda file: file.write(text.encode()))

@@ -32,11 +32,7 @@ def parse_args():
         action="store_true",
         help="with -permute: scramble with another key than the network's",
     )
-    parser.add_argument(
-        "-per_image",
-        action="store_true",
-        help="with -permute and -key: scramble each image under a key of its own",
-    )
+    options.add_per_image(parser)
     options.add_key(parser)
     options.add_backend(parser)
     options.add_device(parser)
@@ -50,8 +46,7 @@ def parse_args():
     options.check_backend(parser, args, is_keyed(args.net))
     if args.wrong_key and not args.permute:
         parser.error("-wrong_key needs -permute")
-    if args.per_image and not (args.permute and args.key):
-        parser.error("-per_image needs -permute and -key")
+    options.check_per_image(parser, args)
     return args
 
 
@@ -108,7 +103,7 @@ def main() -> None:
 
 
 def _per_image(args, image_size: tuple[int, int]):
-    server = PerImageScrambler(image_size, options.load_key(args.key))
+    server = options.per_image_from(args, image_size)
     camera = PerImageScrambler(image_size, Key.generate()) if args.wrong_key else server
     return per_image_scrambling(camera, server if is_keyed(args.net) else None)
 

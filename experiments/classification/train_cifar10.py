@@ -4,6 +4,7 @@ python3 train_cifar10.py -net "vgg16" -dataset "cifar10" -epochs 200 -save_weigh
 python3 train_cifar10.py -net "vgg16" -dataset "cifar10" -epochs 200 -permute -save_weights -gpu
 python3 train_cifar10.py -net "vgg16" -preset fast -save_weights
 python3 train_cifar10.py -net "vgg16" -preset fast -save_weights -resume latest
+python3 train_cifar10.py -net "vgg16" -preset fast -permute -per_image -key my.key
 torchrun --nproc_per_node=4 train_cifar10.py -net "vgg16" -save_weights -gpu
 """
 
@@ -26,6 +27,7 @@ def parse_args():
     options.add_data(parser)
     options.add_folder(parser)
     parser.add_argument("-permute", action="store_true", help="scramble the images with the key")
+    options.add_per_image(parser)
     options.add_key(parser)
     options.add_backend(parser)
     options.add_device(parser)
@@ -120,6 +122,7 @@ def parse_args():
         parser.error("-save_every needs -save_weights")
     options.check_backend(parser, args, models.is_keyed(args.net))
     options.check_folder(parser, args)
+    options.check_per_image(parser, args)
     return args
 
 
@@ -150,15 +153,16 @@ def main() -> None:
             workers=args.workers,
             save_every=args.save_every,
         )
-        scrambler = None
+        scrambler = per_image = None
         if args.permute or models.is_keyed(args.net):
             image_size = run.image_size or DATASETS[args.dataset].image_size
             scrambler = distributed.share(lambda: options.scrambler_from(args, image_size))
+            per_image = distributed.share(lambda: options.per_image_from(args, image_size))
         recipe = options.recipe_from(args)
         if args.seeds is None:
-            train(run, recipe, scrambler, device)
+            train(run, recipe, scrambler, device, per_image)
         else:
-            train_seeds(args.seeds, run, recipe, scrambler, device)
+            train_seeds(args.seeds, run, recipe, scrambler, device, per_image)
 
 
 def _start(args) -> tuple[Path | None, Path | None]:

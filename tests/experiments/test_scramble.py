@@ -1,5 +1,6 @@
 """experiments/classification/scramble.py: key, scramble and restore, as a client runs them."""
 
+import json
 import os
 import stat
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from operators import Key
+from operators import ImageScrambler, Key
 from utils import scrambled_png
 from utils.cli import UserError
 
@@ -126,6 +127,45 @@ def test_the_server_sees_the_same_picture(run, script, refused, weights, flags):
     assert np.array_equal(np.asarray(Image.open("d/image.png")), np.asarray(Image.open("p.png")))
     assert "scrambled with key" in refused(script(*server, "-key", "other", "-image", "s.png"))
     assert "give it with -key" in refused(script(*server, "-seed", "7", "-image", "s.png"))
+
+
+def test_inference_scrambles_as_a_client_would(run, script, refused, weights):
+    """Each run under a fresh nonce, in a picture that the server can take from there."""
+    pixels = picture(Path("p.png"), size=(32, 32))
+    run("keygen", "-key", "k")
+    common = ("inference.py", "-weights", weights, "-image", "p.png")
+    ranking = script(*common, "-net", "vgg16").out.splitlines()
+    keyed = (*common, "-net", "vgg16_permuted", "-permute", "-per_image")
+    for folder in ("d", "e"):
+        shown = script(*keyed, "-key", "k", "-save_dir", folder)
+        assert shown.out.splitlines()[:5] == ranking
+        assert np.array_equal(np.asarray(Image.open(f"{folder}/image.png")), pixels)
+    labels = [scrambled_png.read(Path(f"{folder}/scrambled.png"))[1] for folder in "de"]
+    assert labels[0].scheme == "per-image" and labels[0].nonce != labels[1].nonce
+    server = ("inference.py", "-net", "vgg16_permuted", "-weights", weights, "-scrambled")
+    received = script(*server, "-key", "k", "-image", "d/scrambled.png", "-save_dir", "f")
+    assert received.out.splitlines()[:5] == ranking
+    sent, arrived = (Path(f"{folder}/scrambled.png").read_bytes() for folder in "df")
+    assert sent == arrived
+    # a network without the key is given the picture as it is
+    assert script(*common, "-net", "vgg16", "-permute", "-per_image", "-key", "k").status == 0
+    assert "needs -permute and -key" in refused(script(*keyed, "-seed", "7"))
+
+
+def test_training_under_per_image_keys(run, script, refused, tree):
+    run("keygen", "-key", "k")
+    tiny = ("-epochs", 1, "-warm", 0, "-b", 10, "-lr", 0.001, "-data_dir", tree)
+    common = ("train_cifar10.py", "-permute", "-per_image", *tiny, "-log_dir", "r")
+    files = ("-save_weights", "-checkpoint_dir", "c")
+    trained = script(*common, *files, "-key", "k")
+    assert trained.status == 0, trained.err
+    (path,) = Path("c").rglob("run.json")
+    record = json.loads(path.read_text())
+    assert record["per_image"] is True and record["permute"] is True
+    assert record["key"] == ImageScrambler(32, secret=Key.load("k")).fingerprint
+    again = ("train_cifar10.py", "-permute", *tiny, *files, "-key", "k", "-resume", "latest")
+    assert "-per_image True, asked for is False" in refused(script(*again))
+    assert "needs -permute and -key" in refused(script(*common, "-seed", "7"))
 
 
 def test_per_image_keys_leave_the_accuracy_as_it_is(run, script, tree, weights, refused):

@@ -137,3 +137,12 @@ def test_nonces():
     require_distinct(nonces)
     with pytest.raises(ValueError, match="images 3 and 100 share the nonce"):
         require_distinct([*nonces, nonces[3]])
+
+
+def test_nonces_of_a_content():
+    message = b"PrivDL nonces v1" + bytes(32) + (3).to_bytes(8, "little") + b"abc"
+    nonces = ZEROS.nonces(3, b"abc")
+    assert b"".join(nonces) == hashlib.shake_256(message).digest(48)
+    others = [ZEROS.nonces(3, b"abd"), ZEROS.nonces(4, b"abc"), COUNTING.nonces(3, b"abc")]
+    require_distinct([*nonces, *(nonce for other in others for nonce in other)])
+    assert ZEROS.nonces(0, b"") == []

@@ -5,7 +5,7 @@ import torch
 
 from models import create_model
 from operators import ImageScrambler, Key, PerImageScrambler
-from operators.key import new_nonces
+from operators.key import new_nonces, require_distinct
 
 SECRET = Key(bytes(range(32)))
 
@@ -80,3 +80,26 @@ def test_refusals():
         PerImageScrambler((6, 4), SECRET).forward(images, nonces)
     with pytest.raises(ValueError, match=r"needs uint8 images, got torch\.float32"):
         PerImageScrambler((4, 6), SECRET, values=True).forward(images / 255, nonces)
+
+
+def test_nonces_for_a_batch_come_again_with_it_alone():
+    images, _ = batch()
+    scrambler = PerImageScrambler((4, 6), SECRET)
+    nonces = scrambler.nonces_for(images)
+    assert nonces == scrambler.nonces_for(images.clone(memory_format=torch.channels_last))
+    others = [scrambler.nonces_for(part) for part in (images[:4], images.roll(1, 0), images + 1)]
+    require_distinct([*nonces, *(nonce for other in others for nonce in other)])
+    # equal images of one batch do not share one either
+    require_distinct(scrambler.nonces_for(images[:1].expand(5, -1, -1, -1)))
+
+
+@pytest.mark.parametrize("receive", ["backward", "rekey"])
+def test_a_server_reports_a_repeated_nonce(receive, recwarn):
+    images, nonces = batch(3)
+    scrambler = PerImageScrambler((4, 6), SECRET)
+    seen = scrambler.forward(images, nonces)
+    once = getattr(scrambler, receive)(seen, nonces)
+    assert not recwarn
+    with pytest.warns(UserWarning, match="images 0 and 2 share the nonce"):
+        again = getattr(scrambler, receive)(seen[[0, 1, 0]], [nonces[i] for i in (0, 1, 0)])
+    assert torch.equal(again, once[[0, 1, 0]])

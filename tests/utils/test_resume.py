@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from operators import Key, PerImageScrambler
 from tests.utils import tiny
 from tests.utils.tiny import RECIPE, STATUS, Child, folders, make_images, metrics, options, record
 from utils import checkpoint
@@ -72,6 +73,20 @@ def test_stopped_at_a_step(root, number, at):
     assert Child(options(root, select="validation", resume=run)).wait() == [0]
     finished_like(folder, reference)
     assert record(folder)["resumed"][0]["step"] == done % 5
+
+
+def test_per_image_keys_are_those_of_the_run_that_was_not_stopped(tmp_path):
+    make_images(tmp_path / "images")
+    run = options(tmp_path, permute=True, select="validation")
+    scrambler = PerImageScrambler((8, 8), Key(bytes(range(32))))
+    assert Child(run, per_image=scrambler).wait() == [0]
+    stopped = Child(run, stop=signal.SIGTERM, stop_at=(1, 2), per_image=scrambler)
+    assert stopped.wait() == [143]
+    reference, folder = folders(tmp_path)
+    resuming = replace(run, resume=folder / "last.pt")
+    assert Child(resuming, per_image=scrambler).wait() == [0]
+    finished_like(folder, reference)
+    assert record(folder)["per_image"] is True
 
 
 def test_a_run_that_diverges_keeps_its_checkpoint(tmp_path):

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 import models
+from operators import PerImageScrambler
 from utils import cli, distributed
 from utils.engine import Trainer
 from utils.recipe import Recipe
@@ -113,6 +114,7 @@ class Child:
         run, recipe: what to train.
         ranks: processes of the team.
         stop: signal that process 0 sends itself before the step ``stop_at`` (epoch, step).
+        per_image: what scrambles each image under a key of its own, or None.
     """
 
     def __init__(
@@ -122,15 +124,17 @@ class Child:
         ranks: int = 1,
         stop: int = 0,
         stop_at: tuple[int, int] = (0, 0),
+        per_image: PerImageScrambler | None = None,
     ) -> None:
         self.started = processes.Event()
         self._stderr = run.log_dir.with_name("stderr")  # the fork server's is out of pytest's reach
         self._stderr.write_text("")
         port = _free_port()
+        shared = (self.started, self._stderr, per_image)
         self.processes = [
             processes.Process(
                 target=_run,
-                args=(run, recipe, rank, ranks, port, stop, stop_at, self.started, self._stderr),
+                args=(run, recipe, rank, ranks, port, stop, stop_at, *shared),
             )
             for rank in range(ranks)
         ]
@@ -154,7 +158,7 @@ class Child:
         return self._stderr.read_text()
 
 
-def _run(run, recipe, rank, ranks, port, stop, stop_at, started, stderr) -> None:
+def _run(run, recipe, rank, ranks, port, stop, stop_at, started, stderr, per_image) -> None:
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_APPEND), 2)
     torch.set_num_threads(1)
     models._PLAIN |= {"tiny": TinyNet, "plain": PlainNet}
@@ -174,7 +178,7 @@ def _run(run, recipe, rank, ranks, port, stop, stop_at, started, stderr) -> None
 
     def main() -> None:
         with distributed.team(device):
-            train(run, recipe, None, device)
+            train(run, recipe, per_image and per_image.fixed, device, per_image)
 
     cli.run(main)
 
