@@ -5,6 +5,7 @@ over gloo on the CPU, also where the gradients travel over NCCL, so that no step
 """
 
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import timedelta
@@ -71,7 +72,10 @@ def parallel(net: nn.Module, device: torch.device) -> nn.Module:
     if size() == 1:
         return net
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(net, device_ids=devices, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        # the argument has a new name in the newest torch, which older ones do not know
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(net, device_ids=devices, broadcast_buffers=False)
 
 
 def share(make: Callable[[], object]) -> object:

@@ -10,11 +10,13 @@ from utils import distributed
 class StopSignal:
     """While entered, SIGINT and SIGTERM are noted instead of ending the process.
 
-    A second SIGINT ends it at once.
+    A second SIGINT ends it at once. One that is not entered receives nothing.
     """
 
-    def __enter__(self) -> "StopSignal":
+    def __init__(self) -> None:
         self._received = 0
+
+    def __enter__(self) -> "StopSignal":
         self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 

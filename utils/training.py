@@ -332,5 +332,6 @@ def _check_resumable(
     for name, (found, wanted) in pairs.items():
         if found != wanted:
             raise UserError(
-                f"-resume {options.resume}: the run has {name} {found}, asked for is {wanted}"
+                f"-resume {options.resume}: the run has {name} {found}, asked for is {wanted}; "
+                f"repeat the flags of its command: {record['command']}"
             )

@@ -1,6 +1,7 @@
 """Keyed networks beside ordinary ones: inference and training steps, in interleaved rounds.
 
-    python3 experiments/benchmark/operators.py -json speed.json -markdown speed.md -png speed.png
+    cd experiments/benchmark/results
+    python3 ../operators.py -json operators.json -markdown operators.md -png operators.png
 
 Candidates, each with the base that its ratio refers to:
 
@@ -29,6 +30,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from experiments.benchmark.speed_table import label
 from models import create_model, key_network
 from models.fold import fold_batch_norm, fold_keys
 from operators import ImageScrambler
@@ -201,14 +203,6 @@ def configurations(args) -> list[tuple[str, int, int, str]]:
         for dtype in args.dtype
     ]
     return list(dict.fromkeys(found))
-
-
-def label(row: dict) -> str:
-    """What the row measured, network and figures aside."""
-    if row["mode"] == "build":
-        return "build from a plain network"
-    side = row["side"]
-    return f"{row['mode']}, {side}x{side}, batch {row['batch']}, {row['dtype']}"
 
 
 def markdown(rows: list[dict]) -> str:

@@ -1,29 +1,35 @@
-"""Scrambling beside a plain copy, and the training loop's data path with and without a key.
+"""Scrambling beside a plain copy, and the training loop's data path beside the step it feeds.
 
-    python3 experiments/benchmark/pipeline.py -json pipeline.json -markdown pipeline.md
+    cd experiments/benchmark/results
+    python3 ../pipeline.py -json pipeline.json -markdown pipeline.md
 
 GB/s counts the bytes of the batch once. Ratios refer to ``clone()`` of the same batch for
-scrambling, and to the same path without a key for the data path.
+scrambling, to the same path without a key for the data path, and, where that is timed beside a
+training step, to the step: they are the share of the step that goes into preparing its images.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import conf  # noqa: F401
 import torch
 
+from models import create_model
 from operators import ImageScrambler
 from utils import cli, options
 from utils.allocator import keep_freed_memory
 from utils.batches import Preprocess, augment, plan_epoch
-from utils.data import DATASETS
-from utils.recipe import PRESETS
+from utils.data import DATASETS, ImageSet
+from utils.engine import Trainer
+from utils.recipe import PRESETS, Recipe
 from utils.run_record import environment, public_command, write_json
+from utils.stop import StopSignal
 from utils.timing import time_side_by_side
 
 SEED = 1312
+SPEC = DATASETS["cifar10"]
 BATCHES = (  # (images, side in pixels, dtype)
     (10_000, 32, torch.uint8),
     (128, 32, torch.uint8),
@@ -73,19 +79,47 @@ def scrambling(count: int, side: int, dtype: torch.dtype, rounds: int, device) -
     return rows_of(f"{count} x 3x{side}x{side} {name}", calls, images, rounds)
 
 
-def data_path(batch: int, rounds: int, device) -> list[dict]:
-    """From uint8 images to the network's input: crop, flip, (scramble,) normalise."""
-    data, recipe = DATASETS["cifar10"], PRESETS["fast"]
-    images = torch.randint(256, (batch, 3, *data.image_size), device=device).to(torch.uint8)
-    plan = plan_epoch(batch, recipe, SEED, epoch=0)
-    scrambler = ImageScrambler(data.image_size, seed=SEED)
+def preprocess_of(recipe: Recipe, scramble: ImageScrambler | None, device) -> Preprocess:
+    return Preprocess(SPEC.mean, SPEC.std, scramble, recipe.channels_last).to(device)
 
-    def path(scramble: ImageScrambler | None) -> Callable[[], torch.Tensor]:
-        preprocess = Preprocess(data.mean, data.std, scramble, recipe.channels_last).to(device)
-        return lambda: preprocess(augment(images, plan, recipe))
 
-    calls = {"plain": path(None), "scrambled": path(scrambler.to(device))}
-    return rows_of(f"training data path, batch {batch}", calls, images, rounds)
+def data_path(
+    data: ImageSet, recipe: Recipe, scramble: ImageScrambler | None, device
+) -> Callable[[], torch.Tensor]:
+    """From images in memory to the network's input: draw, pick, crop, flip, (scramble,) scale."""
+    preprocess = preprocess_of(recipe, scramble, device)
+
+    def prepare() -> torch.Tensor:
+        plan = plan_epoch(len(data), recipe, SEED, epoch=0)
+        (images,) = data.batches([plan.order])
+        return preprocess(augment(images, plan, recipe))
+
+    return prepare
+
+
+def training_step(data: ImageSet, recipe: Recipe, device) -> Callable[[], object]:
+    """A step of VGG16 from images in memory to updated weights: an epoch over one batch."""
+    net, preprocess = create_model("vgg16").to(device), preprocess_of(recipe, None, device)
+    trainer = Trainer(net, recipe, data, preprocess, device, SEED)
+    return lambda: trainer.train_epoch(StopSignal(), save=lambda: None)
+
+
+def training(batch: int, rounds: int, device) -> list[dict]:
+    """The data path with and without a key, by itself and beside a training step."""
+    recipe = replace(PRESETS["fast"], batch_size=batch)
+    images = torch.randint(256, (batch, 3, *SPEC.image_size)).to(device, torch.uint8)
+    data = ImageSet(images, torch.randint(SPEC.num_classes, (batch,)), SPEC.classes)
+    scrambler = ImageScrambler(SPEC.image_size, seed=SEED).to(device)
+    paths = {
+        "plain": data_path(data, recipe, None, device),
+        "scrambled": data_path(data, recipe, scrambler, device),
+    }
+    step = {"training step": training_step(data, recipe, device)}
+    beside = {f"its data path, {name}": path for name, path in paths.items()}
+    return [
+        *rows_of(f"data path, batch {batch}", paths, images, rounds),
+        *rows_of(f"training step of VGG16, batch {batch}", step | beside, images, rounds),
+    ]
 
 
 def markdown(rows: list[dict]) -> str:
@@ -97,7 +131,7 @@ def markdown(rows: list[dict]) -> str:
     for row in rows:
         low, median, high = (f"{1e3 * row[k]:.2f}" for k in ("low", "median", "high"))
         lines.append(
-            f"| {row['what']} | {row['candidate']} | {median} ({low}-{high}) | {row['ratio']:.2f} "
+            f"| {row['what']} | {row['candidate']} | {median} ({low}-{high}) | {row['ratio']:.3g} "
             f"| {row['gigabytes_per_second']:.2f} | {row['images_per_second']:,.0f} |"
         )
     return "\n".join(lines) + "\n"
@@ -115,7 +149,7 @@ def main() -> None:
     rows = []
     for count, side, dtype in BATCHES:
         rows += scrambling(count, side, dtype, args.rounds, device)
-    rows += data_path(args.b, args.rounds, device)
+    rows += training(args.b, args.rounds, device)
     print(markdown(rows))
     if args.json is not None:
         record = {"command": public_command(), "environment": environment(), "rows": rows}

@@ -63,6 +63,7 @@ def carry_out(plan: Plan) -> None:
             _reorder_result(plan, helpers, edit, seats)
         else:
             _reorder_operand(plan, helpers, edit, seats)
+    plan.edits.clear()  # they refer to the plan, a cycle that would keep the weights alive
     if helpers._modules:
         plan.net.add_module(HELPERS, helpers)
     plan.graph.lint()

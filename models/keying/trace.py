@@ -61,6 +61,8 @@ def _trace(net: nn.Module) -> fx.Graph:
     except Exception as error:  # whatever the network's own code raises on symbolic values
         place = tracer.path or "forward"
         raise KeyingError(f"{place}: cannot be traced by torch.fx: {error}") from error
+    finally:
+        del tracer.root  # a tracer outlives its use, in a cycle, and would keep the weights alive
     for node in graph.nodes:
         # Tensors made while tracing hang on the network as plain attributes.
         if node.op == "get_attr" and isinstance(vars(net).get(node.target), Tensor):
@@ -79,6 +81,12 @@ class _Shapes(fx.Interpreter):
             raise KeyingError(f"{where(node)}: {what(node, module)}: {error}") from error
         node.meta[VALUE] = result
         return result
+
+    def call_module(self, target: str, args: tuple, kwargs: dict) -> object:
+        norm = self.fetch_attr(target)
+        if type(norm) is nn.BatchNorm2d and [x.shape[1:-2] for x in args] == [(norm.num_features,)]:
+            return torch.empty_like(args[0])  # its decomposition on fake tensors is slow
+        return super().call_module(target, args, kwargs)
 
 
 def find_shapes(net: nn.Module, graph: fx.Graph, image: tuple[int, ...]) -> None:

@@ -62,6 +62,10 @@ def test_shortest_benchmarks(script, tmp_path, monkeypatch):
     assert {row["candidate"] for row in rows} >= {"plain", "deform", "gather", "folded"}
     assert (tmp_path / "a.md").read_text().count("\n") == len(rows) + 2
     assert (tmp_path / "a.png").stat().st_size > 1000
-    done = script(PIPELINE, "-rounds", 1, "-json", "p.json")
+    done = script(PIPELINE, "-rounds", 1, "-b", 4, "-json", "p.json", "-markdown", "p.md")
     assert done.status == 0, done.err
-    assert "scramble" in done.out and (tmp_path / "p.json").is_file()
+    rows = json.loads((tmp_path / "p.json").read_text())["rows"]
+    shares = {r["candidate"]: r["ratio"] for r in rows if r["what"].startswith("training step")}
+    assert shares.pop("training step") == 1
+    assert set(shares) == {"its data path, plain", "its data path, scrambled"}
+    assert (tmp_path / "p.md").read_text() == done.out.removesuffix("\n")

@@ -1,6 +1,8 @@
 """``key_network`` on small networks, one per kind of operation, and on what it must refuse."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -262,6 +264,19 @@ def test_is_an_ordinary_module():
     torch.testing.assert_close(twin.double()(scrambler(x.double())), net.double()(x.double()))
 
 
+def test_weights_are_freed_with_the_network():
+    keyed = key_network(
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), ImageScrambler(SIZE, seed=0)
+    )
+    weight = weakref.ref(keyed.get_submodule("0").weight)
+    gc.disable()  # a cycle would wait for the collector, and copies of the weights would pile up
+    try:
+        del keyed
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
 def test_a_network_with_another_path_in_training_is_keyed_for_evaluation():
     class Auxiliary(nn.Module):
         def __init__(self):
@@ -290,5 +305,8 @@ def test_arguments_are_checked():
         key_network(net, scrambler, image_size=(9, 9))
     with pytest.raises(ValueError, match=r"0: Conv2d: .*channels"):
         key_network(net, scrambler, in_channels=3)
+    for norm in (nn.BatchNorm2d(3), nn.BatchNorm3d(2)):
+        with pytest.raises(ValueError, match=r"1: BatchNorm[23]d: "):
+            key_network(nn.Sequential(nn.Conv2d(1, 2, 3), norm), scrambler)
     with pytest.raises(ValueError, match="backend must be one of"):
         key_network(net, scrambler, backend="fast")

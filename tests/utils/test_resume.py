@@ -116,7 +116,8 @@ def test_another_run_is_not_resumed(root, change, recipe, message):
     run = options(root, **{"select": "validation", "resume": last, **change})
     child = Child(run, recipe)
     assert child.wait() == [2]
-    assert message in child.errors
+    assert f"{message}; repeat the flags of its command: " in child.errors
+    assert record(last.parent)["command"] in child.errors
     assert last.read_bytes() == before
 
 
