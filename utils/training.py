@@ -120,8 +120,10 @@ def train(
         scramble = per_image_scrambling(per_image, server)
     preprocess = Preprocess(spec.mean, spec.std, scramble, recipe.channels_last).to(device)
     if recipe.init == "whiten" and resumed is None and options.weights is None:
+        # a keyed layer computes on what its key restores
+        seen = Preprocess(spec.mean, spec.std, None if models.is_keyed(options.net) else scramble)
         sample = torch.linspace(0, len(data) - 1, min(len(data), INIT_IMAGES)).long()
-        whiten_start(net, preprocess(next(iter(data.batches([sample]))).to(device)))
+        whiten_start(net, seen.to(device)(next(iter(data.batches([sample]))).to(device)))
     trainer = Trainer(net, recipe, data, preprocess, device, options.train_seed, options.save_every)
     if resumed is not None:
         trainer.load_state(resumed)

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 import models
+from operators import ImageScrambler
 from tests.utils.tiny import RECIPE, SIZE, PlainNet, TinyNet, make_images, options
 from utils.batches import Preprocess, augment, plan_epoch
 from utils.cli import UserError
@@ -116,6 +117,16 @@ def test_several_seeds(root, capsys):
     assert json.loads(path.read_text()) == summary
     again = train(options(root, train_seed=4, workers=1), recipe, None, CPU)  # streamed
     assert again["test_accuracy"] == accuracies[1]
+
+
+def test_a_keyed_network_trains_on_scrambled_images_as_the_plain_one_on_plain_ones(root):
+    key = ImageScrambler((SIZE, SIZE), seed=2)
+    recipe = replace(RECIPE, epochs=1, init="whiten")
+    plain = train(options(root), recipe, None, CPU)
+    keyed = train(options(root, net="tiny_permuted", permute=True), recipe, key, CPU)
+    assert keyed["epochs"][0]["loss"] == pytest.approx(plain["epochs"][0]["loss"], rel=1e-4)
+    unaware = train(options(root, permute=True), recipe, key, CPU)
+    assert unaware["epochs"][0]["loss"] != pytest.approx(plain["epochs"][0]["loss"], rel=1e-3)
 
 
 def test_nothing_is_written_where_a_run_cannot_begin(root):
