@@ -137,6 +137,28 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def short(rows: list[dict]) -> str:
+    """The rows as a table of one line per architecture, its image sizes side by side."""
+    lines = [
+        "| architecture | H x W | exact | difference | cost |",
+        "|---|---|---|---:|---:|",
+    ]
+    nets: dict[str, list[dict]] = {}
+    for row in rows:
+        nets.setdefault(row["net"], []).append(row)
+    for name, group in nets.items():
+        sizes = ", ".join("{} x {}".format(*row["image_size"]) for row in group)
+        reasons = [row["reason"] for row in group if "reason" in row]
+        if reasons:
+            cells = (f"refused: {reasons[0]}", "", "")
+        else:
+            exact = "yes" if all(row["exact"] for row in group) else "**no**"
+            difference = f"{max(row['difference'] for row in group):.0e}"
+            cells = (exact, difference, ", ".join(f"{row['cost']:.2f}x" for row in group))
+        lines.append(f"| {name} | {sizes} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def parse_args():
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument(

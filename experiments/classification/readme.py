@@ -3,21 +3,26 @@
     python3 readme.py
 
 Each block, between ``<!-- NAME -->`` and ``<!-- /NAME -->``, is replaced: ``table1`` by the paper's
-first table, ``attacks`` by the comparison of all attacks.
+first table, ``speed`` by the times of keyed networks, ``architectures`` by what was keyed of
+torchvision's, ``attacks`` by the comparison of all attacks.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import conf
+import key_torchvision
 import table1
 
 from experiments.attacks import summary
+from experiments.benchmark.speed_table import speed_table
 from utils import cli
 from utils.cli import UserError
 from utils.files import write_atomically
 
-TABLE = Path(__file__).parent / "results" / "table1.json"
+RESULTS = Path(__file__).parent / "results"
+SPEED = conf.ROOT / "experiments" / "benchmark" / "results" / "operators.json"
 README = conf.ROOT / "README.md"
 
 
@@ -40,14 +45,24 @@ def blocks() -> dict[str, str]:
     Raises:
         UserError: for results that cannot be used.
     """
-    return {"table1": _first_table(), "attacks": summary.markdown()}
+    return {
+        "table1": _from(RESULTS / "table1.json", "table1.py", table1.markdown),
+        "speed": _from(SPEED, "operators.py", speed_table),
+        "architectures": _from(
+            RESULTS / "key_torchvision" / "key_torchvision.json",
+            "key_torchvision.py",
+            lambda record: key_torchvision.short(record["rows"]),
+        ),
+        "attacks": summary.markdown(),
+    }
 
 
-def _first_table() -> str:
+def _from(path: Path, script: str, show: Callable[[dict], str]) -> str:
+    """What ``show`` makes of the results in a JSON file that ``script`` wrote."""
     try:
-        return table1.markdown(json.loads(TABLE.read_text()))
+        return show(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{TABLE}: cannot be used ({error}); make it with table1.py") from error
+        raise UserError(f"{path}: cannot be used ({error!r}); make it with {script}") from error
 
 
 def main() -> None:
