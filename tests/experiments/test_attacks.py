@@ -199,9 +199,6 @@ def test_known_model_recovers_what_the_network_tells_apart():
     found = known_model.attack(net, scrambled, steps=100, lr=0.1)
     right = known_model.loss_of(net, scrambled, key.numpy())
     assert known_model.loss_of(net, scrambled, found) <= right + 1e-3
-    # a start that is right is kept, wherever the gradient goes from there
-    kept = known_model.attack(net, scrambled, steps=3, lr=100.0, start=key.numpy())
-    assert known_model.loss_of(net, scrambled, kept) <= right
 
 
 def sure_of(images: torch.Tensor) -> nn.Module:
@@ -270,6 +267,8 @@ def test_known_model_refines_a_layout():
     found = known_model.attack(net, scrambled, 60, known_model.REFINING_LR, start=start)
     assert before < 0.8
     assert report.placement(found, key, SIZE[1])["exact"] > before + 0.1
+    # a start that is right is kept, wherever the gradient goes from there
+    assert np.array_equal(known_model.attack(net, scrambled, 10, lr=1.0, start=key), key)
 
 
 def test_scores():
