@@ -15,7 +15,8 @@ Candidates, each with the base that its ratio refers to:
     triton, bn folded  with -gpu: the same by operators.triton_conv             plain, bn folded
     folded, bn folded  inner keys cancelled, batch-norm absorbed                plain, bn folded
 
-The network is VGG16 with average pooling before its classifier, so that it takes larger images.
+The network is ``-net``; VGG16 has average pooling before its classifier here, so that it takes
+images larger than 32x32.
 """
 
 import argparse
@@ -31,12 +32,13 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from experiments.benchmark.speed_table import label
-from models import create_model, key_network
+from models import create_model, is_keyed, key_network
 from models.fold import fold_batch_norm, fold_keys
 from operators import ImageScrambler
 from utils import cli, options
 from utils.allocator import keep_freed_memory
 from utils.charts import bar_chart
+from utils.cli import UserError
 from utils.run_record import environment, public_command, write_json
 from utils.timing import peak_memory, time_side_by_side
 
@@ -65,8 +67,19 @@ def image_side(text: str) -> int:
     return side
 
 
+def plain_network(text: str) -> str:
+    """The name of a network that is not keyed: its keyed forms are what is timed beside it."""
+    name = options.network(text)
+    if is_keyed(name):
+        raise argparse.ArgumentTypeError(f"expected a plain network, got {text!r}")
+    return name
+
+
 def parse_args():
-    parser = cli.Parser("Time keyed VGG16 beside the plain one, in interleaved rounds.")
+    parser = cli.Parser("Time a keyed network beside the plain one, in interleaved rounds.")
+    parser.add_argument(
+        "-net", type=plain_network, default="vgg16", help="plain network, or torchvision:NAME"
+    )
     parser.add_argument(
         "-modes", nargs="+", choices=MODES, default=list(MODES), help="what to time"
     )
@@ -103,25 +116,40 @@ def parse_args():
     return parser.parse_args()
 
 
-def vgg16(side: int) -> fx.GraphModule:
-    """VGG16 for square images of any multiple of 32: its last map is averaged to 1x1."""
-    net = fx.symbolic_trace(create_model("vgg16"))
-    flatten = next(node for node in net.graph.nodes if node.target is torch.flatten)
-    net.add_submodule("average", nn.AvgPool2d(side // 32))
-    with net.graph.inserting_before(flatten):
-        flatten.update_arg(0, net.graph.call_module("average", flatten.args[:1]))
-    net.recompile()
-    return net
+def plain_for(net: str, side: int) -> nn.Module:
+    """A plain network for square images; VGG16's last map is averaged to 1x1 where it is larger."""
+    if net != "vgg16" or side == 32:
+        return create_model(net)
+    larger = fx.symbolic_trace(create_model("vgg16"))
+    flatten = next(node for node in larger.graph.nodes if node.target is torch.flatten)
+    larger.add_submodule("average", nn.AvgPool2d(side // 32))
+    with larger.graph.inserting_before(flatten):
+        flatten.update_arg(0, larger.graph.call_module("average", flatten.args[:1]))
+    larger.recompile()
+    return larger
+
+
+def keyed_for(net: str, plain: nn.Module, scrambler: ImageScrambler, backend: str) -> nn.Module:
+    """The keyed network of a plain one, unverified.
+
+    Raises:
+        UserError: if it cannot be keyed for images of this size.
+    """
+    try:
+        return key_network(plain, scrambler, backend=backend, verify=False)
+    except (AssertionError, RuntimeError, ValueError) as error:  # torchvision asserts sizes
+        height, width = scrambler.image_size
+        raise UserError(f"-net {net} cannot be keyed at {height}x{width} ({error})") from error
 
 
 def networks(
-    mode: str, side: int, scrambler: ImageScrambler, backends: list[str]
+    net: str, mode: str, side: int, scrambler: ImageScrambler, backends: list[str]
 ) -> dict[str, nn.Module]:
     """The candidates by name; they share their parameters where they can."""
-    plain = vgg16(side).train(mode == "training")
+    plain = plain_for(net, side).train(mode == "training")
     nets = {"plain": plain}
     for name in backends:
-        nets[name] = key_network(plain, scrambler, backend=name, verify=False)
+        nets[name] = keyed_for(net, plain, scrambler, name)
     if mode == "inference":
         nets["folded"] = fold_keys(nets["gather"])
         for name in [name for name in nets if name != "deform"]:
@@ -151,7 +179,7 @@ def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> 
         backends.append("deform")
     if device.type == "cuda" and find_spec("triton") is not None:
         backends.append("triton")
-    nets = networks(mode, side, scrambler, backends)
+    nets = networks(args.net, mode, side, scrambler, backends)
     stored = dtype if mode == "inference" else torch.float32
     images = torch.randn(batch, 3, side, side).to(device, stored, memory_format=layout)
     scrambled = scrambler(images)
@@ -180,15 +208,15 @@ def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> 
     ]
 
 
-def build_row(rounds: int) -> dict:
-    """Time to make a keyed VGG16 from a plain one."""
-    plain, scrambler = create_model("vgg16"), ImageScrambler(32, seed=SEED)
+def build_row(net: str, side: int, rounds: int) -> dict:
+    """Time to make a keyed network from a plain one."""
+    plain, scrambler = plain_for(net, side), ImageScrambler(side, seed=SEED)
 
     def build() -> None:
-        key_network(plain, scrambler, backend="gather", verify=False)
+        keyed_for(net, plain, scrambler, "gather")
 
     timing = time_side_by_side({"build": build}, {"build": "build"}, rounds, torch.device("cpu"))
-    row = {"mode": "build", "side": 32, "batch": 0, "dtype": "float32", "candidate": "gather"}
+    row = {"mode": "build", "side": side, "batch": 0, "dtype": "float32", "candidate": "gather"}
     return row | {"base": "gather", **asdict(timing["build"]), "peak_bytes": None}
 
 
@@ -232,7 +260,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(SEED)
     started = time.perf_counter()
-    rows = [build_row(args.rounds)]
+    rows = [build_row(args.net, args.sizes[0], args.rounds)]
     for configuration in configurations(args):
         rows += measure(*configuration, args, device)
         print(f"{label(rows[-1])}: done", file=sys.stderr, flush=True)
@@ -240,7 +268,7 @@ def main() -> None:
 
     if args.json is not None:
         record = {"command": public_command(), "environment": environment(), "rows": rows}
-        settings = {"memory_format": args.memory_format, "device": device.type}
+        settings = {"net": args.net, "memory_format": args.memory_format, "device": device.type}
         write_json(args.json, record | settings | {"seconds": time.perf_counter() - started})
     if args.markdown is not None:
         args.markdown.write_text(markdown(rows))
@@ -249,7 +277,7 @@ def main() -> None:
         for row in rows:
             if row["candidate"] != row["base"]:
                 groups.setdefault(label(row), {})[row["candidate"]] = row["ratio"]
-        bar_chart(args.png, "Keyed VGG16: time relative to the ordinary network", groups)
+        bar_chart(args.png, f"Keyed {args.net}: time relative to the ordinary network", groups)
 
 
 if __name__ == "__main__":

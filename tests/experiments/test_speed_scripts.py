@@ -27,6 +27,8 @@ BAD = [
     (EXPORT, ["-seed", "1", "-output", "no/a.onnx"], "no/a.onnx"),
     (EXPORT, ["-seed", "1", "-output", "a.onnx", "-weights", "no.pt"], "no.pt"),
     (OPERATORS, ["-sizes", "33"], "a multiple of 32, got '33'"),
+    (OPERATORS, ["-net", "vgg16_permuted"], "a plain network, got 'vgg16_permuted'"),
+    (OPERATORS, ["-net", "preresnet20", "-sizes", "64"], "cannot be keyed at 64x64"),
     (OPERATORS, ["-rounds", "0"], "-rounds"),
     (OPERATORS, ["-png", "no/a.png"], "no/a.png"),
     (PIPELINE, ["-json", "no/a.json"], "no/a.json"),
