@@ -33,7 +33,7 @@ def speed_table(record: dict) -> str:
     timed = {row["candidate"] for row in record["rows"] if row["mode"] != "build"}
     columns = [name for name in COLUMNS if name in timed]
     lines = [
-        f"| VGG16, time | plain, ms | {' | '.join(f'{COLUMNS[c]}, x plain' for c in columns)} |",
+        f"| {record['net']}, time | plain, ms | {' | '.join(f'{COLUMNS[c]}, x plain' for c in columns)} |",
         "|---|---:|" + "---:|" * len(columns),
     ]
     groups: dict[str, dict[str, dict]] = {}
@@ -50,7 +50,7 @@ def speed_table(record: dict) -> str:
         [
             *lines,
             "",
-            f"Keying a plain VGG16 takes {build['median']:.2f} s. Medians of up to "
+            f"Keying a plain {record['net']} takes {build['median']:.2f} s. Medians of up to "
             f"{build['rounds']} rounds on {processor}, {where['threads']} threads, "
             f"{record['memory_format']}, torch {where['torch']}: `{record['command']}`.",
             "",

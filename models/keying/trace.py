@@ -1,5 +1,6 @@
 """The network as a graph whose nodes know the shape of their result; nothing is computed."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -100,6 +101,19 @@ def find_shapes(net: nn.Module, graph: fx.Graph, image: tuple[int, ...]) -> None
     """
     like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode(net, training=False), torch.no_grad(), fake:
+    with mode(net, training=False), torch.no_grad(), _quiet(), fake:
         x = torch.empty(image, dtype=like.dtype, device=like.device)
-        _Shapes(net, graph=graph).run(x)
+        shapes = _Shapes(net, graph=graph)
+        shapes.extra_traceback = False  # the error names the operation already
+        shapes.run(x)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging what goes wrong on fake tensors: the error is raised, and says it."""
+    log = logging.getLogger(FakeTensorMode.__module__)
+    disabled, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = disabled

@@ -10,7 +10,12 @@ def row(mode, candidate, ratio, dtype="float32", median=0.25):
 
 def record(*rows):
     environment = {"cpu": "A CPU", "gpu": "A GPU", "threads": 2, "torch": "2.14"}
-    settings = {"memory_format": "channels_last", "device": "cpu", "command": "operators.py -b 64"}
+    settings = {
+        "net": "vgg16",
+        "memory_format": "channels_last",
+        "device": "cpu",
+        "command": "operators.py -b 64",
+    }
     build = row("build", "gather", 1.0, median=0.0874)
     return settings | {"environment": environment, "rows": [build, *rows]}
 
@@ -26,6 +31,7 @@ def test_one_line_for_each_configuration():
         )
     )
     lines = table.splitlines()
+    assert lines[0].startswith("| vgg16, time | plain, ms | ")
     assert lines[0].split(" | ")[2:] == [
         *("keyed, x plain", "keyed, then folded, x plain", "keyed, `deform`, x plain |")
     ]
