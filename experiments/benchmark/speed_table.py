@@ -32,8 +32,9 @@ def speed_table(record: dict) -> str:
     """
     timed = {row["candidate"] for row in record["rows"] if row["mode"] != "build"}
     columns = [name for name in COLUMNS if name in timed]
+    headings = " | ".join(f"{COLUMNS[c]}, x plain" for c in columns)
     lines = [
-        f"| {record['net']}, time | plain, ms | {' | '.join(f'{COLUMNS[c]}, x plain' for c in columns)} |",
+        f"| {record['net']}, time | plain, ms | {headings} |",
         "|---|---:|" + "---:|" * len(columns),
     ]
     groups: dict[str, dict[str, dict]] = {}
