@@ -99,10 +99,14 @@ class Key:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             raise FileExistsError(f"{path} exists; a key file is never overwritten") from None
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(f"{FILE_HEADER} {self._secret.hex()}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                file.write(f"{FILE_HEADER} {self._secret.hex()}\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            os.unlink(path)  # a full disk leaves no half of a key
+            raise
 
     @property
     def fingerprint(self) -> str:

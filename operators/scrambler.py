@@ -135,7 +135,11 @@ class ImageScrambler(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that identify the image key without telling it; safe to print."""
+        """16 hex digits that identify the image key without telling it; safe to print.
+
+        Whoever guesses the key can check the guess by it, which takes no picture, and a seed can be
+        guessed: all 2^32 are soon tried.
+        """
         height, width = self.image_size
         digest = hashlib.sha256(f"PrivDL image key {height}x{width}:".encode())
         digest.update(self.key.cpu().numpy().astype("<i8").tobytes())

@@ -20,7 +20,10 @@ from utils.recipe import Recipe
 
 
 def derive_seed(*numbers: int) -> int:
-    """A 64-bit seed that depends on every one of ``numbers``; for independent random streams."""
+    """A 64-bit seed that depends on every one of ``numbers``; for independent random streams.
+
+    Zeros at the end do not count (a property of ``SeedSequence``): ``(5, 0)`` is ``(5,)``.
+    """
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 

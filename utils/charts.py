@@ -5,6 +5,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from utils.files import write_atomically
+
 COLOURS = ("#4c72b0", "#55a868", "#c44e52", "#8172b2", "#ccb974", "#64b5cd", "#8c8c8c")
 ROW, GAP, LEFT, PLOT, MARGIN = 24, 16, 250, 560, 24
 
@@ -42,4 +44,4 @@ def bar_chart(path: Path, title: str, groups: dict[str, dict[str, float]]) -> No
             draw.text((max(right, x(1)) + 6, y + 2), f"{value:.2f}x", "#222222", small)
             y += ROW
         y += GAP
-    image.save(path)
+    write_atomically(path, lambda file: image.save(file, format="PNG"))

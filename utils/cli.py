@@ -15,6 +15,7 @@ import torch
 
 MAX_SEED = 2**32 - 1
 MAX_COUNT = 2**31 - 1
+MAX_SIDE = 10_000
 
 
 class UserError(Exception):
@@ -119,6 +120,34 @@ def non_negative_float(text: str) -> float:
 def fraction(text: str) -> float:
     """A number in [0, 1)."""
     return _number(text, float, lambda v: 0 <= v < 1, "a number in [0, 1)")
+
+
+def side(text: str) -> int:
+    """The side of a picture in pixels, 1..10000: pictures have at most 100 megapixels."""
+    return _number(text, int, lambda v: 1 <= v <= MAX_SIDE, f"a whole number in 1..{MAX_SIDE}")
+
+
+def padding(text: str) -> int:
+    """A number of pixels in 0..10000."""
+    return _number(text, int, lambda v: 0 <= v <= MAX_SIDE, f"a whole number in 0..{MAX_SIDE}")
+
+
+def degrees(text: str) -> float:
+    """An angle in [0, 180]."""
+    return _number(text, float, lambda v: 0 <= v <= 180, "a number in [0, 180]")
+
+
+def share(text: str) -> float:
+    """A number in (0, 1]."""
+    return _number(text, float, lambda v: 0 < v <= 1, "a number in (0, 1]")
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """Rising numbers in (0, 1), with commas between them."""
+    numbers = tuple(share(part) for part in text.split(","))
+    if numbers[-1] == 1 or list(numbers) != sorted(set(numbers)):
+        raise argparse.ArgumentTypeError(f"expected rising numbers in (0, 1), got {text!r}")
+    return numbers
 
 
 def switch(text: str) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+STRAY = ".privdl-tmp"  # suffix of what a killed process leaves half-written
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None], mode: int = 0o644) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to the disk and put it there.
@@ -14,16 +16,20 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], mode: int = 
     Args:
         path: the file to create or replace; its folder must exist.
         write: writes the content to the open binary file that it is given.
-        mode: who may read the file, from the moment it has any content.
+        mode: who may read the file at most, from the moment it has any content; the user's umask
+            takes its part away.
 
     Raises:
         OSError: if the file cannot be written, and whatever ``write`` raises; ``path`` is then as
             it was, and nothing is left beside it.
     """
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+    prefix = f"{path.name}."
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=prefix, suffix=STRAY, delete=False
+    ) as file:
         temporary = Path(file.name)
         try:
-            os.fchmod(file.fileno(), mode)
+            os.fchmod(file.fileno(), mode & ~_umask())
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -32,6 +38,17 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], mode: int = 
             temporary.unlink(missing_ok=True)
             raise
     sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_atomically`` of a text."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(mask)
+    return mask
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Networks by name, for images of a given size."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -39,6 +41,22 @@ def build(
         height, width = image_size
         raise UserError(f"-net {name} cannot take {height}x{width} images ({error})") from error
     return net
+
+
+def check_batch_of_one(net: nn.Module, image_size: tuple[int, int]) -> None:
+    """Refuse to train by single images a network whose batch-norm then sees a single value.
+
+    Raises:
+        UserError: naming ``-b``.
+    """
+    device = next(net.parameters()).device
+    try:
+        with torch.no_grad():
+            copy.deepcopy(net).train()(torch.zeros(1, 3, *image_size, device=device))
+    except ValueError as error:
+        raise UserError(
+            f"-b: a step would have a single image, which this network cannot learn from ({error})"
+        ) from error
 
 
 def folder_name(name: str) -> str:

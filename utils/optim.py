@@ -8,6 +8,7 @@ matrix ``(out_channels, kh * kw * in_channels)`` that shares its storage.
 Before each step the matrix is scaled to a Frobenius norm of ``sqrt(out_channels)``, filters of norm
 1 on average, so that ``muon_lr`` is the relative length of a step (Jordan, "94% on CIFAR-10 in 3.29
 seconds on a single GPU", 2024, does so too). Batch-norm after the convolution undoes the scaling.
+Where none follows, as before the sum of a PreResNet's block, loaded weights compute something else.
 """
 
 import torch

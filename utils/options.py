@@ -32,7 +32,12 @@ RECIPE_FLAGS = {
     "nesterov": ("-nesterov", cli.switch, "Nesterov's form of momentum"),
     "weight_decay": ("-weight_decay", cli.non_negative_float, "weight decay of SGD"),
     "schedule": ("-schedule", SCHEDULES, "learning rate after the warm-up"),
-    "gamma": ("-gamma", cli.positive_float, "factor at each milestone of the multistep schedule"),
+    "milestones": (
+        "-milestones",
+        cli.shares,
+        "of the multistep schedule: shares of the run after which the rate falls, as 0.3,0.6,0.8",
+    ),
+    "gamma": ("-gamma", cli.share, "factor at each milestone of the multistep schedule"),
     "label_smoothing": ("-label_smoothing", cli.fraction, "label smoothing"),
     "ema": ("-ema", cli.fraction, "decay per step of the averaged weights; 0 for no average"),
     "clip": ("-clip", cli.non_negative_float, "largest gradient norm; 0 for no clipping"),
@@ -42,14 +47,14 @@ RECIPE_FLAGS = {
         "initial weights of a fresh network; whiten: the first convolution decorrelates the "
         "images' pixels, the others are identities",
     ),
-    "crop": ("-crop", cli.count, "zero padding in pixels before the random crop"),
+    "crop": ("-crop", cli.padding, "zero padding in pixels before the random crop"),
     "flip": (
         "-flip",
         FLIPS,
         "mirror a random half of the images, or alternate: a random half in the first epoch, the "
         "others in the second, and so on",
     ),
-    "rotation": ("-rotation", cli.non_negative_float, "largest random rotation in degrees"),
+    "rotation": ("-rotation", cli.degrees, "largest random rotation in degrees"),
     "cutout": ("-cutout", cli.count, "side in pixels of a random square that is blanked"),
     "amp": ("-amp", cli.switch, "bfloat16 autocast"),
     "channels_last": ("-channels_last", cli.switch, "channels_last memory format"),
@@ -71,14 +76,17 @@ def add_recipe(parser: Parser, preset: str) -> None:
 
 
 def _shown(value: object) -> object:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(f"{v:.3g}" for v in value) or "none" if isinstance(value, tuple) else value
 
 
 def recipe_from(args) -> Recipe:
     """The preset of ``args`` with the fields that were given as flags.
 
     Raises:
-        UserError: if the warm-up fills the whole run and the learning rate never falls.
+        UserError: if the warm-up fills the whole run, a multistep schedule has no step, or
+            Nesterov's momentum none.
     """
     given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
     recipe = replace(PRESETS[args.preset], **{n: v for n, v in given.items() if v is not None})
@@ -87,6 +95,10 @@ def recipe_from(args) -> Recipe:
             f"-warm {recipe.warm:g}: the {recipe.schedule} schedule needs a warm-up of fewer than "
             f"its {recipe.epochs} epochs"
         )
+    if recipe.schedule == "multistep" and not recipe.milestones:
+        raise UserError("-schedule multistep needs -milestones, as 0.3,0.6,0.8")
+    if recipe.nesterov and not recipe.momentum:
+        raise UserError("-nesterov needs a -momentum above 0")
     return recipe
 
 
@@ -151,7 +163,7 @@ def add_folder(parser: Parser) -> None:
     """Add ``-image_size`` and ``-workers``, which ``-dataset folder`` takes."""
     parser.add_argument(
         "-image_size",
-        type=cli.positive_int,
+        type=cli.side,
         default=None,
         help="of -dataset folder, which needs it: side in pixels to which images are cropped and "
         "resized; default: none",
@@ -194,6 +206,12 @@ def add_key(parser: Parser) -> None:
         default=None,
         help="the key, as a file made by scramble.py keygen; default: none",
     )
+
+
+def check_key(parser: Parser, args, used: bool) -> None:
+    """Refuse a ``-key`` that nothing is ``used`` for; ``-seed`` is published for plain ones."""
+    if args.key is not None and not used:
+        parser.error("-key: nothing is scrambled; give -permute with it, or a keyed -net")
 
 
 def add_per_image(parser: Parser) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional as F
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import make_grid
 
 from utils.cli import UserError
+from utils.files import write_atomically
 
 MAX_PIXELS = 100_000_000
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # of Pillow's many readers, those that are asked for
@@ -89,7 +90,8 @@ def save_png(image: torch.Tensor, path: Path) -> None:
         UserError: if it cannot be written.
     """
     try:
-        Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(path, format="PNG")
+        picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+        write_atomically(path, lambda file: picture.save(file, format="PNG"))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -121,7 +123,5 @@ def save_row(pictures: list[torch.Tensor], path: Path) -> None:
         large = picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
         left = height - large.shape[1]
         row.append(F.pad(large, (0, ROW_GAP, left // 2, left - left // 2), value=1.0))
-    try:
-        save_image(torch.cat(row, dim=2)[:, :, :-ROW_GAP], path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    whole = torch.cat(row, dim=2)[:, :, :-ROW_GAP]
+    save_png((whole * 255).round().clamp(0, 255).to(torch.uint8), path)

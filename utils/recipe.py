@@ -3,7 +3,7 @@
 ``published`` is the paper's recipe (section 3), ``preresnet`` that of record for PreResNet-110.
 ``fast`` was tuned for VGG16 in a few epochs on a CPU. ``vgg16-best``, ``preresnet110-best`` and
 ``vgg16-speed`` are meant for a GPU and have not been run to their end yet. A preset is a starting
-point: any field can be replaced by the flag of its name.
+point: each field can be replaced by its flag (`utils.options.RECIPE_FLAGS`).
 """
 
 import math

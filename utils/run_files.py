@@ -13,6 +13,7 @@ from torchvision.utils import make_grid
 
 from utils import checkpoint
 from utils.cli import UserError
+from utils.files import STRAY
 from utils.run_record import write_json
 
 
@@ -118,5 +119,5 @@ def new_folder(parent: Path, make: bool) -> Path:
 
 def clear_strays(folder: Path) -> None:
     """Remove what a killed process left half-written in a run's folder."""
-    for stray in folder.glob("*.tmp"):
+    for stray in folder.glob(f"*{STRAY}"):
         stray.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from utils.run_files import RunFiles, clear_strays, new_folder
 from utils.run_record import environment, public_command, write_json
 from utils.stop import StopSignal, leave
 
-INIT_IMAGES = 2000  # for statistics; spread over the training set, whose files may come by class
+INIT_PIXELS = 2000 * 32 * 32  # for statistics, in images from all over the training set
 SELECTIONS = ("last", "validation", "test")
 
 
@@ -110,6 +110,9 @@ def train(
                 f"-resume {options.resume}: the run has {record['images']['train']} training "
                 f"images; {len(data)} are there now"
             )
+    last = len(data) % recipe.batch_size or recipe.batch_size
+    if min(last, recipe.batch_size) < 2 * distributed.size():
+        networks.check_batch_of_one(net, spec.image_size)
     files = _open_files(options)
     record["name"] = files.folder.name
     files.log_pictures(_examples(data, permuting, per_image))
@@ -122,7 +125,8 @@ def train(
     if recipe.init == "whiten" and resumed is None and options.weights is None:
         # a keyed layer computes on what its key restores
         seen = Preprocess(spec.mean, spec.std, None if models.is_keyed(options.net) else scramble)
-        sample = torch.linspace(0, len(data) - 1, min(len(data), INIT_IMAGES)).long()
+        count = max(1, INIT_PIXELS // (spec.image_size[0] * spec.image_size[1]))
+        sample = torch.linspace(0, len(data) - 1, min(len(data), count)).long()
         whiten_start(net, seen.to(device)(next(iter(data.batches([sample]))).to(device)))
     trainer = Trainer(net, recipe, data, preprocess, device, options.train_seed, options.save_every)
     if resumed is not None:

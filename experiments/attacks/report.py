@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
+from utils.files import write_text
 from utils.pictures import save_png
 from utils.run_record import environment, public_command, write_json
 
@@ -85,7 +86,7 @@ def write(
     if pictures is not None:
         figure(out_dir / f"{name}.png", list(pictures.values()))
         text += f"\n![the figure]({name}.png)\n\nColumns: {'; '.join(pictures)}.\n"
-    (out_dir / f"{name}.md").write_text(text)
+    write_text(out_dir / f"{name}.md", text)
     print(table, end="")
 
 

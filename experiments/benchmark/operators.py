@@ -39,6 +39,7 @@ from utils import cli, options
 from utils.allocator import keep_freed_memory
 from utils.charts import bar_chart
 from utils.cli import UserError
+from utils.files import write_text
 from utils.run_record import environment, public_command, write_json
 from utils.timing import peak_memory, time_side_by_side
 
@@ -271,7 +272,7 @@ def main() -> None:
         settings = {"net": args.net, "memory_format": args.memory_format, "device": device.type}
         write_json(args.json, record | settings | {"seconds": time.perf_counter() - started})
     if args.markdown is not None:
-        args.markdown.write_text(markdown(rows))
+        write_text(args.markdown, markdown(rows))
     if args.png is not None:
         groups: dict[str, dict[str, float]] = {}
         for row in rows:

@@ -23,6 +23,7 @@ from utils.allocator import keep_freed_memory
 from utils.batches import Preprocess, augment, plan_epoch
 from utils.data import DATASETS, ImageSet
 from utils.engine import Trainer
+from utils.files import write_text
 from utils.recipe import PRESETS, Recipe
 from utils.run_record import environment, public_command, write_json
 from utils.stop import StopSignal
@@ -156,7 +157,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
         write_json(args.json, record | {"device": device.type, "seconds": seconds})
     if args.markdown is not None:
-        args.markdown.write_text(markdown(rows))
+        write_text(args.markdown, markdown(rows))
 
 
 if __name__ == "__main__":

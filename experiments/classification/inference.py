@@ -52,6 +52,7 @@ def parse_args():
         parser.error("-permute scrambles a picture and -scrambled says that it is; give one")
     if args.scrambled and args.seed is None and args.key is None:
         parser.error("-scrambled needs the -key or -seed that the picture was scrambled with")
+    options.check_key(parser, args, args.permute or args.scrambled or models.is_keyed(args.net))
     return args
 
 

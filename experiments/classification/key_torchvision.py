@@ -21,7 +21,8 @@ from torch import nn
 from models import KeyingError, key_network
 from models.key_network import evaluate
 from operators import ImageScrambler
-from utils import cli
+from utils import cli, options
+from utils.files import write_text
 from utils.run_record import environment, public_command, write_json
 
 EXACT = 1e-9  # largest relative difference that is rounding, in float64
@@ -161,9 +162,7 @@ def short(rows: list[dict]) -> str:
 
 def parse_args():
     parser = cli.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "-nets", nargs="+", choices=NETS, default=list(NETS), help="architectures; default: all"
-    )
+    parser.add_argument("-nets", nargs="+", choices=NETS, default=list(NETS), help="architectures")
     parser.add_argument("-b", type=cli.positive_int, default=4, help="images per timed pass")
     parser.add_argument("-repeats", type=cli.positive_int, default=3, help="timed passes")
     parser.add_argument("-out_dir", type=Path, required=True, help="folder of the results")
@@ -172,6 +171,7 @@ def parse_args():
 
 def main() -> None:
     args = parse_args()
+    options.writable_folder(args.out_dir, "-out_dir")
     torch.set_num_threads(1)  # so that processor time is the time of the work
     args.out_dir.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -182,7 +182,7 @@ def main() -> None:
             # after each row, so that an interrupted run keeps what it has
             table = {"command": public_command(), "environment": environment(), "rows": rows}
             write_json(args.out_dir / "key_torchvision.json", table)
-            (args.out_dir / "key_torchvision.md").write_text(markdown(rows))
+            write_text(args.out_dir / "key_torchvision.md", markdown(rows))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from experiments.attacks import summary
 from experiments.benchmark.speed_table import speed_table
 from utils import cli
 from utils.cli import UserError
-from utils.files import write_atomically
+from utils.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 SPEED = conf.ROOT / "experiments" / "benchmark" / "results" / "operators.json"
@@ -61,7 +61,7 @@ def _from(path: Path, script: str, show: Callable[[dict], str]) -> str:
     """What ``show`` makes of the results in a JSON file that ``script`` wrote."""
     try:
         return show(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be used ({error!r}); make it with {script}") from error
 
 
@@ -74,7 +74,7 @@ def main() -> None:
             text = put_block(text, name, block)
     except UserError as error:
         raise UserError(f"{README}: {error}") from error
-    write_atomically(README, lambda file: file.write(text.encode()))
+    write_text(README, text)
 
 
 if __name__ == "__main__":

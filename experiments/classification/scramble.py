@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import conf  # noqa: F401
+import torch
 
 from operators import Key
 from utils import cli, options, scrambled_png
@@ -42,7 +43,10 @@ def parse_args():
         help="scramble: -per_image of single values, half of them inverted",
     )
     parser.add_argument(
-        "-size", type=cli.positive_int, default=None, help="scramble: first fit to SIZE x SIZE"
+        "-size",
+        type=cli.side,
+        default=None,
+        help="scramble: first crop and resize to SIZE x SIZE pixels; default: as it is",
     )
     args = parser.parse_args()
     if args.action != "keygen" and (args.source is None or args.out is None):
@@ -65,6 +69,8 @@ def main() -> None:
     if args.action == "scramble":
         per_image = "per-image-values" if args.per_image_values else "per-image"
         scheme = per_image if args.per_image or args.per_image_values else "fixed"
+        for source, _ in pairs:  # all of them, before anything is written
+            plain(source)
         for source, target in pairs:
             scramble(source, target, key, scheme, args.size)
     else:
@@ -94,10 +100,10 @@ def files(source: Path, out: Path) -> list[tuple[Path, Path]]:
         options.writable_file(out, "-out")
         pairs = [(source, out)]
     else:
-        found = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+        found = [p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
         if not found:
             raise UserError(f"-in {source}: no {', '.join(SUFFIXES)} below it")
-        pairs = [(p, out / p.relative_to(source).with_suffix(".png")) for p in found]
+        pairs = [(p, out / p.relative_to(source).with_suffix(".png")) for p in sorted(found)]
         options.writable_folder(out, "-out")
     targets: dict[Path, Path] = {}
     for origin, target in pairs:
@@ -109,11 +115,26 @@ def files(source: Path, out: Path) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def scramble(source: Path, target: Path, key: Key, scheme: str, size: int | None) -> None:
-    """Scramble one picture."""
+def plain(source: Path) -> torch.Tensor:
+    """A picture that is not scrambled yet, uint8 ``(3, H, W)``."""
     image, label = scrambled_png.read(source)
     if label is not None:
         raise UserError(f"{source}: is scrambled already")
+    return image
+
+
+def scrambled(source: Path, key: Key) -> tuple[torch.Tensor, scrambled_png.Label]:
+    """A picture that was scrambled with a key, uint8 ``(3, H, W)``, and its label."""
+    image, label = scrambled_png.read(source)
+    if label is None:
+        raise UserError(f"{source}: not a picture that scramble.py wrote")
+    scrambled_png.check_key(label, key, source)
+    return image, label
+
+
+def scramble(source: Path, target: Path, key: Key, scheme: str, size: int | None) -> None:
+    """Scramble one picture."""
+    image = plain(source)
     if size is not None:
         image = fit(read_image(source), (size, size))
     label = scrambled_png.new_label(scheme, key)
@@ -123,12 +144,11 @@ def scramble(source: Path, target: Path, key: Key, scheme: str, size: int | None
 
 def restore(pairs: list[tuple[Path, Path]], key: Key) -> None:
     """Restore pictures; says on stderr if two of them share a nonce."""
+    for source, _ in pairs:  # all of them, before anything is written
+        scrambled(source, key)
     seen: dict[bytes, Path] = {}
     for source, target in pairs:
-        image, label = scrambled_png.read(source)
-        if label is None:
-            raise UserError(f"{source}: not a picture that scramble.py wrote")
-        scrambled_png.check_key(label, key, source)
+        image, label = scrambled(source, key)
         if label.nonce and label.nonce in seen:
             print(
                 f"warning: {source} and {seen[label.nonce]} share a nonce, so one permutation",

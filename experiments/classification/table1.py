@@ -19,6 +19,7 @@ from utils.allocator import keep_freed_memory
 from utils.data import FOLDER, ImageSet, load_split
 from utils.deploy import deploy, spec_of, wrong_scrambler
 from utils.evaluation import count_correct, logits_in_batches
+from utils.files import write_text
 from utils.recipe import Recipe
 from utils.run_record import environment, public_command, write_json
 from utils.training import RunOptions, train
@@ -108,7 +109,7 @@ def main() -> None:
     }
     args.out_dir.mkdir(parents=True, exist_ok=True)
     write_json(args.out_dir / "table1.json", table)
-    (args.out_dir / "table1.md").write_text(markdown(table))
+    write_text(args.out_dir / "table1.md", markdown(table))
     print(markdown(table))
 
 

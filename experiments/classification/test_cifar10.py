@@ -47,6 +47,7 @@ def parse_args():
     if args.wrong_key and not args.permute:
         parser.error("-wrong_key needs -permute")
     options.check_per_image(parser, args)
+    options.check_key(parser, args, args.permute or is_keyed(args.net))
     return args
 
 

@@ -108,6 +108,8 @@ def parse_args():
     args = parser.parse_args()
     if args.weights is not None and not args.load_weights:
         parser.error("-weights needs -load_weights")
+    if args.resume == "":
+        parser.error("-resume: expected a checkpoint or latest, got ''")
     if args.load_weights and args.resume:
         parser.error("-resume continues a run and -load_weights starts one; give one of them")
     if args.seeds is not None and args.resume:
@@ -123,12 +125,15 @@ def parse_args():
     options.check_backend(parser, args, models.is_keyed(args.net))
     options.check_folder(parser, args)
     options.check_per_image(parser, args)
+    options.check_key(parser, args, args.permute or models.is_keyed(args.net))
     return args
 
 
 def main() -> None:
     args = parse_args()
     device = distributed.device_of(args.gpu)
+    recipe = options.recipe_from(args)
+    options.writable_folder(args.log_dir, "-log_dir")
     keep_freed_memory()
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
@@ -158,7 +163,6 @@ def main() -> None:
             image_size = run.image_size or DATASETS[args.dataset].image_size
             scrambler = distributed.share(lambda: options.scrambler_from(args, image_size))
             per_image = distributed.share(lambda: options.per_image_from(args, image_size))
-        recipe = options.recipe_from(args)
         if args.seeds is None:
             train(run, recipe, scrambler, device, per_image)
         else:

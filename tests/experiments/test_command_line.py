@@ -121,6 +121,19 @@ BAD_VALUES = [
     ("inference.py", ("-scrambled", *IMAGE), "-scrambled", "-seed"),
     ("table1.py", ("-net", "vgg16_permuted", "-out_dir", "x"), "vgg16_permuted", "vgg16"),
     ("train_cifar10.py", ("a\nb",), "a b", "-h"),
+    ("train_cifar10.py", ("-crop", "2147483647"), "'2147483647'", "0..10000"),
+    ("train_cifar10.py", ("-rotation", "1e300"), "'1e300'", "[0, 180]"),
+    ("train_cifar10.py", ("-gamma", "1e300"), "'1e300'", "(0, 1]"),
+    ("train_cifar10.py", ("-milestones", "0.6,0.3"), "'0.6,0.3'", "rising"),
+    ("train_cifar10.py", ("-milestones", "0.6,1"), "'0.6,1'", "rising"),
+    ("train_cifar10.py", ("-image_size", "1000000"), "'1000000'", "1..10000"),
+    ("train_cifar10.py", ("-resume", ""), "''", "latest"),
+    ("train_cifar10.py", ("-nesterov", "-momentum", "0"), "-nesterov", "above 0"),
+    ("train_cifar10.py", ("-preset", "fast", "-schedule", "multistep"), "multistep", "0.3,0.6"),
+    ("train_cifar10.py", ("-key", "FILE"), "-key", "-permute"),
+    ("test_cifar10.py", ("-key", "FILE"), "-key", "-permute"),
+    ("inference.py", ("-key", "FILE", *IMAGE), "-key", "-permute"),
+    ("scramble.py", ("scramble", "-key", "k", "-size", "60000"), "'60000'", "1..10000"),
 ]
 
 

@@ -78,6 +78,20 @@ def test_a_repeated_nonce_is_reported(run, client):
     assert "share a nonce" in client("restore", "-key", "k", "-in", "s", "-out", "back").err
 
 
+def test_a_folder_with_one_bad_picture_writes_nothing(run, client, refused):
+    picture(Path("photos/a.png"))
+    Path("photos/b.png").write_bytes(b"no picture")
+    Path("photos/album.png").mkdir()
+    run("keygen", "-key", "k")
+    line = refused(client("scramble", "-key", "k", "-in", "photos", "-out", "out"))
+    assert "b.png" in line and not Path("out").exists()
+    Path("photos/b.png").unlink()
+    run("scramble", "-key", "k", "-in", "photos", "-out", "out")
+    picture(Path("out/c.png"))
+    line = refused(client("restore", "-key", "k", "-in", "out", "-out", "back"))
+    assert "c.png" in line and not Path("back").exists()
+
+
 def test_refusals(run, client, refused):
     picture(Path("p.png"))
     run("keygen", "-key", "k")

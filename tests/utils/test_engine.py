@@ -149,3 +149,10 @@ def test_unwritable_folders_are_found_before_training(root):
         train(options(root, checkpoint_dir=root / "file"), RECIPE, None, CPU)
     with pytest.raises(UserError, match="-log_dir"):
         train(options(root, log_dir=root / "file"), RECIPE, None, CPU)
+
+
+def test_a_step_of_one_image_is_refused_where_batch_norm_needs_two(root):
+    for batch_size in (1, 11):  # of 12 images
+        recipe = replace(RECIPE, batch_size=batch_size)
+        with pytest.raises(UserError, match="-b: a step would have a single image"):
+            train(options(root, net="torchvision:resnet18"), recipe, None, CPU)
