@@ -1,5 +1,7 @@
 """Flags that several scripts share, each written once: its name, default, unit and help."""
 
+import os
+import shutil
 import sys
 import tempfile
 from argparse import ArgumentTypeError
@@ -86,7 +88,7 @@ def recipe_from(args) -> Recipe:
 
     Raises:
         UserError: if the warm-up fills the whole run, a multistep schedule has no step, or
-            Nesterov's momentum none.
+            Nesterov's momentum none, or there is no compiler to compile with.
     """
     given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
     recipe = replace(PRESETS[args.preset], **{n: v for n, v in given.items() if v is not None})
@@ -99,6 +101,9 @@ def recipe_from(args) -> Recipe:
         raise UserError("-schedule multistep needs -milestones, as 0.3,0.6,0.8")
     if recipe.nesterov and not recipe.momentum:
         raise UserError("-nesterov needs a -momentum above 0")
+    compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
+    if recipe.compile and not any(name and shutil.which(name) for name in compilers):
+        raise UserError("-compile needs a C++ compiler and finds none; give -compile off")
     return recipe
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,11 @@ def test_bad_values_are_refused(script, refused):
         line = refused(script(name, *words))
         assert received in line and valid in line, (words, line)
         assert len(line) < 1000
+
+
+def test_compiling_needs_a_compiler(script, refused, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "-compile needs a C++ compiler" in refused(script("train_cifar10.py", "-compile"))
 
 
 def test_flags_are_not_abbreviated(script, refused):

@@ -105,6 +105,16 @@ def test_muon_scales_kernels_before_it_steps():
     assert torch.allclose(big[1].weight, small[1].weight, atol=1e-5)
 
 
+def test_a_kernel_without_a_gradient_stays_as_it_is():
+    net = network()
+    optimizer = Optimizer(net, MUON)
+    before = net[3].weight.detach().clone()
+    optimizer.zero_grad()
+    net[1](torch.randn(2, 8, 5, 5)).square().sum().backward()
+    optimizer.step()
+    assert torch.equal(net[3].weight, before)
+
+
 def test_set_lr_scales_every_peak():
     optimizer = Optimizer(network(), replace(MUON, lr=0.4, muon_lr=0.2))
     assert optimizer.set_lr(0.5) == 0.2
