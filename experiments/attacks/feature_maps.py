@@ -1,7 +1,8 @@
 """Attack: the ciphertext-only layout, on what the server's memory holds after the first layer.
 
-A keyed layer's map is scrambled under that layer's key. Its 64 channels say more about which
-positions are neighbours than three colours do. What the machine holds, by scheme:
+A keyed layer's map is scrambled under that layer's key. Some of its 64 channels are edges, which
+tell little of who is whose neighbour; some are as smooth as the picture, and those the attack finds
+by itself. What the machine holds, by scheme:
 
     published, 256-bit fixed  maps under one key for all images
     per-image                 images under keys of their own, rekeyed for a network with fixed keys
@@ -22,7 +23,7 @@ import common
 import numpy as np
 import torch
 from ciphertext_only import best_symmetry
-from layout import correlations, recover_layout, standardise
+from layout import candidates, correlations, misfit, standardise
 from report import lay_out, placement, write
 from torch import nn
 
@@ -33,6 +34,9 @@ from operators import ImageScrambler, PerImageScrambler
 from utils import cli, options
 from utils.data import DATASETS
 from utils.deploy import deploy
+
+SMOOTH_MAPS = 2
+PATTERNS = 0.02  # share of all patterns that count as the few strongest
 
 
 def parse_args():
@@ -49,10 +53,31 @@ def parse_args():
 
 
 def attack(maps: torch.Tensor) -> np.ndarray:
-    """Layout ``(P,)`` from the scrambled maps ``(N, C, H, W)`` of one layer."""
+    """Layout ``(P,)`` from the scrambled maps ``(N, C, H, W)`` of one layer.
+
+    Lays out the few smoothest maps together, and all of them, and takes the layout under which the
+    similarity of the smoothest comes nearest to depending on displacement alone.
+    """
+    size = tuple(maps.shape[2:])
     planes = [standardise(plane) for plane in maps.flatten(2).transpose(0, 1).numpy()]
-    similarity, _ = correlations(planes)
-    return recover_layout(similarity, [similarity], tuple(maps.shape[2:]))
+    every, alone = correlations(planes)
+    smoothest = np.argsort([-smoothness(correlation) for correlation in alone])[:SMOOTH_MAPS]
+    smooth, _ = correlations([planes[i] for i in smoothest])
+    found = [*candidates(smooth, size), *candidates(every, size)]
+    return min(found, key=lambda layout: misfit(smooth, layout, size))
+
+
+def smoothness(correlation: np.ndarray) -> float:
+    """Share of the variance in the few strongest patterns: high where neighbours are alike.
+
+    Any order of the positions gives the same, so that an attacker can tell it of scrambled maps.
+
+    Args:
+        correlation: of positions, ``(P, P)``.
+    """
+    values = np.linalg.eigvalsh(correlation)  # ascending
+    few = max(1, int(PATTERNS * len(values)))
+    return float(values[-few:].sum() / values.sum())
 
 
 class _Seen(Exception):

@@ -70,12 +70,20 @@ def recover_layout(
     Returns:
         Int ``(P,)``, a permutation: scrambled position ``p`` belongs to natural ``layout[p]``.
     """
+    layouts = candidates(similarity, size, neighbours)
+    return min(layouts, key=lambda candidate: surprise(parts, candidate, size))
+
+
+def candidates(
+    similarity: np.ndarray, size: tuple[int, int], neighbours: tuple[int, ...] = NEIGHBOURS
+) -> list[np.ndarray]:
+    """The layouts ``(P,)`` that steps 1 to 4 find from each size of neighbourhood."""
     layouts = []
     for count in neighbours:
         points = geodesic_embedding(similarity, count)
         for swap in (False, True) if size[0] != size[1] else (False,):
             layouts.append(ascend(similarity, assign_to_grid(points, size, swap), size))
-    return min(layouts, key=lambda candidate: surprise(parts, candidate, size))
+    return layouts
 
 
 def orient(
@@ -175,6 +183,16 @@ def surprise(parts: list[np.ndarray], layout: np.ndarray, size: tuple[int, int])
         power = ((laid_out @ vectors) * vectors).sum(0)
         total += float(np.log(values).sum() + (power / values).sum())
     return total
+
+
+def misfit(similarity: np.ndarray, layout: np.ndarray, size: tuple[int, int]) -> float:
+    """How far similarity is from depending on displacement alone, under a layout; sum of squares.
+
+    Unlike ``surprise`` it assumes nothing of the field's distribution.
+    """
+    order = np.argsort(layout)
+    laid_out = similarity[np.ix_(order, order)]
+    return float(((laid_out - by_displacement(laid_out, size)) ** 2).sum())
 
 
 def symmetries(layout: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:

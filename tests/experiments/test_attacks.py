@@ -91,6 +91,19 @@ def test_feature_maps_are_laid_out():
     assert score["exact"] > 0.95
 
 
+def test_smooth_maps_are_found_among_edges():
+    size = (16, 14)
+    pictures = clouds(500, size) / 255.0
+    corners = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    edges = nn.functional.conv2d(pictures[:, :1], corners.expand(30, 1, 3, 3), padding=1)
+    edges = edges + 0.1 * torch.randn(edges.shape, generator=torch.Generator().manual_seed(0))
+    maps = torch.cat([edges, pictures[:, 1:]], 1)
+    key = torch.randperm(size[0] * size[1], generator=torch.Generator().manual_seed(1))
+    scrambled = maps.flatten(2)[..., key].reshape(maps.shape)
+    score, _ = ciphertext_only.best_symmetry(feature_maps.attack(scrambled), key.numpy(), size)
+    assert score["exact"] > 0.95
+
+
 class OneLayer(nn.Module):
     """A first layer as the attack on maps expects it, and an answer that needs no order."""
 
