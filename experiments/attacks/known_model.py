@@ -8,8 +8,8 @@ that the attacker can judge by: every method keeps, of the layouts it came by, t
 ``gradient`` optimises a soft permutation (a matrix made doubly stochastic by Sinkhorn's iteration;
 Mena et al., ICLR 2018) that sharpens from step to step, and rounds it to a permutation on the way.
 ``layout`` takes the symmetry of least loss of what the ciphertext-only attack lays out: no public
-pictures are needed. ``layout, gradient`` goes on from there by gradient. With per-image keys each
-image is attacked alone.
+pictures are needed. ``layout, gradient`` goes on from there by gradient. With per-image keys the
+gradient attacks each image alone; the layout still looks for one key of all, in vain.
 
     python3 known_model.py -data_dir DIR -weights PATH -images 64 -steps 100
 """
