@@ -24,28 +24,29 @@ import sys
 import time
 from dataclasses import asdict
 from importlib.util import find_spec
-from pathlib import Path
 
 import conf  # noqa: F401
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from experiments.benchmark import flags
 from experiments.benchmark.speed_table import label
 from models import create_model, is_keyed, key_network
 from models.fold import fold_batch_norm, fold_keys
 from operators import ImageScrambler
 from utils import cli, options
-from utils.allocator import keep_freed_memory
 from utils.charts import bar_chart
 from utils.cli import UserError
 from utils.files import write_text
+from utils.networks import check_batch_of_one
 from utils.run_record import environment, public_command, write_json
 from utils.timing import peak_memory, time_side_by_side
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MODES = ("inference", "training")
+FILES = {"json": "results", "markdown": "table", "png": "chart of the ratios"}
 BASES = {
     "plain": "plain",
     "deform": "plain",
@@ -109,11 +110,7 @@ def parse_args():
         "-memory_format", choices=LAYOUTS, default="channels_last", help="of images and weights"
     )
     parser.add_argument("-no_deform", action="store_true", help="leave out the slow deform backend")
-    parser.add_argument("-rounds", type=cli.positive_int, default=11, help="rounds that count")
-    parser.add_argument("-threads", type=cli.positive_int, default=None, help="CPU threads")
-    options.add_device(parser)
-    for flag, what in (("json", "results"), ("markdown", "table"), ("png", "chart of the ratios")):
-        parser.add_argument(f"-{flag}", type=Path, default=None, help=f"file for the {what}")
+    flags.add(parser, FILES)
     return parser.parse_args()
 
 
@@ -181,6 +178,8 @@ def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> 
     if device.type == "cuda" and find_spec("triton") is not None:
         backends.append("triton")
     nets = networks(args.net, mode, side, scrambler, backends)
+    if mode == "training" and batch == 1:
+        check_batch_of_one(nets["plain"], (side, side))
     stored = dtype if mode == "inference" else torch.float32
     images = torch.randn(batch, 3, side, side).to(device, stored, memory_format=layout)
     scrambled = scrambler(images)
@@ -252,12 +251,7 @@ def markdown(rows: list[dict]) -> str:
 
 def main() -> None:
     args = parse_args()
-    device = cli.select_device(args.gpu)
-    for flag in ("json", "markdown", "png"):
-        options.writable_file(getattr(args, flag), f"-{flag}")
-    keep_freed_memory()
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    device = flags.set_up(args, FILES)
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(SEED)
     started = time.perf_counter()

@@ -9,31 +9,27 @@ each image.
 """
 
 from dataclasses import asdict
-from pathlib import Path
 
 import conf  # noqa: F401
 import torch
 
+from experiments.benchmark import flags
 from models import create_model
 from models.per_image import PerImageNetwork
 from operators import Key, PerImageScrambler
 from operators.key import new_nonces
-from utils import cli, options
-from utils.allocator import keep_freed_memory
+from utils import cli
 from utils.run_record import environment, public_command, write_json
 from utils.timing import time_side_by_side
 
+FILES = {"json": "results"}
 SECRET = Key(bytes(range(32)))
 
 
 def parse_args():
     parser = cli.Parser("Time per-image keys beside one key for all images.")
     parser.add_argument("-b", type=cli.positive_int, default=64, help="images per batch")
-    parser.add_argument("-rounds", type=cli.positive_int, default=11, help="rounds that count")
-    options.add_device(parser)
-    parser.add_argument(
-        "-json", type=Path, default=None, help="file for the results; default: nowhere"
-    )
+    flags.add(parser, FILES)
     return parser.parse_args()
 
 
@@ -67,9 +63,7 @@ def candidates(batch: int, device: torch.device) -> dict:
 
 def main() -> None:
     args = parse_args()
-    device = cli.select_device(args.gpu)
-    options.writable_file(args.json, "-json")
-    keep_freed_memory()
+    device = flags.set_up(args, FILES)
     calls = candidates(args.b, device)
     timings = time_side_by_side(calls, dict.fromkeys(calls, "fixed"), args.rounds, device)
     for name, timing in timings.items():

@@ -11,15 +11,14 @@ training step, to the step: they are the share of the step that goes into prepar
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import conf  # noqa: F401
 import torch
 
+from experiments.benchmark import flags
 from models import create_model
 from operators import ImageScrambler
-from utils import cli, options
-from utils.allocator import keep_freed_memory
+from utils import cli
 from utils.batches import Preprocess, augment, plan_epoch
 from utils.data import DATASETS, ImageSet
 from utils.engine import Trainer
@@ -30,6 +29,7 @@ from utils.stop import StopSignal
 from utils.timing import time_side_by_side
 
 SEED = 1312
+FILES = {"json": "results", "markdown": "table"}
 SPEC = DATASETS["cifar10"]
 BATCHES = (  # (images, side in pixels, dtype)
     (10_000, 32, torch.uint8),
@@ -42,12 +42,8 @@ BATCHES = (  # (images, side in pixels, dtype)
 
 def parse_args():
     parser = cli.Parser("Time scrambling beside a copy, and the training loop's data path.")
-    parser.add_argument("-rounds", type=cli.positive_int, default=11, help="rounds that count")
-    parser.add_argument("-threads", type=cli.positive_int, default=None, help="CPU threads")
     parser.add_argument("-b", type=cli.positive_int, default=512, help="images per training batch")
-    options.add_device(parser)
-    for flag, what in (("json", "results"), ("markdown", "table")):
-        parser.add_argument(f"-{flag}", type=Path, default=None, help=f"file for the {what}")
+    flags.add(parser, FILES)
     return parser.parse_args()
 
 
@@ -140,12 +136,7 @@ def markdown(rows: list[dict]) -> str:
 
 def main() -> None:
     args = parse_args()
-    device = cli.select_device(args.gpu)
-    for flag in ("json", "markdown"):
-        options.writable_file(getattr(args, flag), f"-{flag}")
-    keep_freed_memory()
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
+    device = flags.set_up(args, FILES)
     started = time.perf_counter()
     rows = []
     for count, side, dtype in BATCHES:

@@ -30,6 +30,7 @@ BAD = [
     (OPERATORS, ["-net", "vgg16_permuted"], "a plain network, got 'vgg16_permuted'"),
     (OPERATORS, ["-net", "preresnet20", "-sizes", "64"], "cannot be keyed at 64x64"),
     (OPERATORS, ["-rounds", "0"], "-rounds"),
+    (OPERATORS, ["-threads", "2147483647"], "-threads"),
     (OPERATORS, ["-png", "no/a.png"], "no/a.png"),
     (PIPELINE, ["-json", "no/a.json"], "no/a.json"),
 ]
