@@ -3,8 +3,9 @@
     python3 readme.py
 
 Each block, between ``<!-- NAME -->`` and ``<!-- /NAME -->``, is replaced: ``table1`` by the paper's
-first table, ``speed`` by the times of keyed networks, ``architectures`` by what was keyed of
-torchvision's, ``attacks`` by the comparison of all attacks.
+first table, ``preresnet20`` by the same of the shipped weights, ``speed`` by the times of keyed
+networks, ``architectures`` by what was keyed of torchvision's, ``attacks`` by the comparison of all
+attacks.
 """
 
 import json
@@ -47,6 +48,7 @@ def blocks() -> dict[str, str]:
     """
     return {
         "table1": _from(RESULTS / "table1.json", "table1.py", table1.markdown),
+        "preresnet20": _from(RESULTS / "preresnet20" / "table1.json", "table1.py", table1.markdown),
         "speed": _from(SPEED, "operators.py", speed_table),
         "architectures": _from(
             RESULTS / "key_torchvision" / "key_torchvision.json",

@@ -1,14 +1,17 @@
 """The paper's claim on real pictures: with the key the predictions are the plain network's."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from running import ROOT
 
 import models
 from operators import ImageScrambler
+from utils import checkpoint
 from utils.batches import Preprocess
 from utils.data import DATASETS
 
@@ -65,3 +68,25 @@ def test_predictions_are_identical_with_the_key_only(images):
     without = logits(keyed, other, 125)
     assert (without.argmax(1) != expected[:125].argmax(1)).float().mean() > 0.1
     assert float((without - expected[:125]).abs().mean()) > 0.1 * scale
+
+
+def test_the_shipped_weights_know_pictures_scrambled_with_the_key_only(images):
+    path = ROOT / "checkpoints" / "preresnet20.pt"
+    state = checkpoint.read(path)
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert checkpoint.digest(checkpoint.weights_of(state)) == record["weights_sha256"]
+
+    key, other = ImageScrambler(32, seed=1312), ImageScrambler(32, seed=1313)
+    plain = models.create_model("preresnet20").eval()
+    checkpoint.load_weights(plain, state, path)
+    keyed = models.key_network(plain, key)
+    labels = torch.arange(10).repeat_interleave(PER_CLASS)
+
+    def predictions(net: torch.nn.Module, scramble: ImageScrambler | None) -> torch.Tensor:
+        with torch.inference_mode():
+            return net(Preprocess(SPEC.mean, SPEC.std, scramble)(images)).argmax(1)
+
+    expected = predictions(plain, None)
+    assert (expected == labels).float().mean() > 0.8
+    assert torch.equal(predictions(keyed, key), expected)
+    assert (predictions(keyed, other) == labels).float().mean() < 0.25
