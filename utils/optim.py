@@ -68,9 +68,10 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter from its gradient."""
         for matrix, p in zip(self._matrices, self._kernels, strict=True):
-            matrix.grad = None if p.grad is None else _as_matrix(p.grad, like=p)
             if p.grad is None:
-                continue  # took no part in the step, as torch's optimizers see it
+                matrix.grad = None  # took no part in the step, as torch's optimizers see it
+                continue
+            matrix.grad = _as_matrix(p.grad, like=p)
             matrix.detach().mul_(len(p) ** 0.5 / matrix.detach().norm())
         for part in self._parts:
             part.step()

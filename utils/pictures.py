@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
@@ -83,15 +84,15 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def save_png(image: torch.Tensor, path: Path) -> None:
-    """Write uint8 ``(3, H, W)`` as PNG, pixel for pixel.
+def save_png(image: torch.Tensor, path: Path, info: PngInfo | None = None) -> None:
+    """Write uint8 ``(3, H, W)`` as PNG, pixel for pixel, with text chunks if there is ``info``.
 
     Raises:
         UserError: if it cannot be written.
     """
     try:
         picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-        write_atomically(path, lambda file: picture.save(file, format="PNG"))
+        write_atomically(path, lambda file: picture.save(file, format="PNG", pnginfo=info))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 

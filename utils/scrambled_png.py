@@ -15,8 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from operators import ImageScrambler, Key, PerImageScrambler
 from operators.key import NONCE_BYTES, new_nonces
 from utils.cli import UserError
-from utils.files import write_atomically
-from utils.pictures import read_image, to_tensor
+from utils.pictures import read_image, save_png, to_tensor
 
 CHUNK = "PrivDL"
 SCHEMES = ("fixed", "per-image", "per-image-values")
@@ -79,11 +78,7 @@ def write(image: torch.Tensor, label: Label | None, path: Path) -> None:
     info = PngInfo()
     if label is not None:
         info.add_text(CHUNK, str(label))
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    try:
-        write_atomically(path, lambda file: picture.save(file, format="PNG", pnginfo=info))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    save_png(image, path, info)
 
 
 def read(path: Path) -> tuple[torch.Tensor, Label | None]:

@@ -1,6 +1,7 @@
 """A whole training run, from named parts to trained weights and a record; or one for each seed."""
 
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -124,10 +125,8 @@ def train(
     preprocess = Preprocess(spec.mean, spec.std, scramble, recipe.channels_last).to(device)
     if recipe.init == "whiten" and resumed is None and options.weights is None:
         # a keyed layer computes on what its key restores
-        seen = Preprocess(spec.mean, spec.std, None if models.is_keyed(options.net) else scramble)
-        count = max(1, INIT_PIXELS // (spec.image_size[0] * spec.image_size[1]))
-        sample = torch.linspace(0, len(data) - 1, min(len(data), count)).long()
-        whiten_start(net, seen.to(device)(next(iter(data.batches([sample]))).to(device)))
+        seen = None if models.is_keyed(options.net) else scramble
+        _whiten(net, data, spec, seen, device)
     trainer = Trainer(net, recipe, data, preprocess, device, options.train_seed, options.save_every)
     if resumed is not None:
         trainer.load_state(resumed)
@@ -246,6 +245,20 @@ def _network(
         state = distributed.share(lambda: checkpoint.read(options.weights))
         checkpoint.load_weights(net, state, options.weights)
     return net
+
+
+def _whiten(
+    net: nn.Module,
+    data: ImageSet | ImageFiles,
+    spec: DatasetSpec,
+    scramble: Callable[[torch.Tensor], torch.Tensor] | None,
+    device: torch.device,
+) -> None:
+    """Start a network from statistics of images from all over the training set."""
+    count = max(1, INIT_PIXELS // (spec.image_size[0] * spec.image_size[1]))
+    sample = torch.linspace(0, len(data) - 1, min(len(data), count)).long()
+    (images,) = data.batches([sample])
+    whiten_start(net, Preprocess(spec.mean, spec.std, scramble).to(device)(images.to(device)))
 
 
 def _examples(
