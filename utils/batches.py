@@ -18,6 +18,9 @@ from torch.nn import functional as F
 
 from utils.recipe import Recipe
 
+# beside (seed, epoch) of an epoch's plan and (seed, epoch, step, rank) of dropout: five numbers
+_FLIP_STREAM = (0, 0, 0, 1)
+
 
 def derive_seed(*numbers: int) -> int:
     """A 64-bit seed that depends on every one of ``numbers``; for independent random streams.
@@ -71,8 +74,8 @@ def plan_epoch(count: int, recipe: Recipe, seed: int, epoch: int) -> EpochPlan:
     shifts = torch.randint(2 * recipe.crop + 1, (2, count), generator=generator)
     flip = torch.rand(count, generator=generator) < (0.0 if recipe.flip == "off" else 0.5)
     if recipe.flip == "alternate":
-        first = torch.rand(count, generator=torch.Generator().manual_seed(derive_seed(seed)))
-        flip = (first[order] < 0.5) ^ (epoch % 2 == 1)
+        of_the_run = torch.Generator().manual_seed(derive_seed(seed, *_FLIP_STREAM))
+        flip = (torch.rand(count, generator=of_the_run)[order] < 0.5) ^ (epoch % 2 == 1)
     angle = (2 * torch.rand(count, generator=generator) - 1) * recipe.rotation
     centre = torch.rand(2, count, generator=generator)
     return EpochPlan(order, shifts[0], shifts[1], flip, angle, centre[0], centre[1])

@@ -29,7 +29,7 @@ class Recipe:
     lr: float
     warm: float
     optimizer: str = "sgd"
-    muon_lr: float = 0.06
+    muon_lr: float = 0.025
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
@@ -51,7 +51,7 @@ class Recipe:
 
 
 _FAST = Recipe(
-    epochs=24,
+    epochs=30,
     batch_size=512,
     lr=0.05,
     warm=2,
@@ -80,7 +80,7 @@ PRESETS = {
     ),
     "fast": _FAST,
     "vgg16-best": replace(_FAST, epochs=160, cutout=12, compile=True),
-    "vgg16-speed": replace(_FAST, epochs=40, batch_size=1024, muon_lr=0.085, compile=True),
+    "vgg16-speed": replace(_FAST, epochs=40, batch_size=1024, muon_lr=0.035, compile=True),
     "preresnet": _PRERESNET,
     "preresnet110-best": replace(
         _PRERESNET,

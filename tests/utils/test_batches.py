@@ -79,6 +79,8 @@ def test_alternating_flips_show_both_sides_of_every_image():
     assert torch.equal(mirrored[0], ~mirrored[1])
     assert torch.equal(mirrored[0], mirrored[2])
     assert 30 < mirrored[0].sum() < 70
+    of_epoch_0 = torch.rand(100, generator=torch.Generator().manual_seed(derive_seed(5, 0))) < 0.5
+    assert not torch.equal(mirrored[0], of_epoch_0)  # its own stream, not the first epoch's
 
 
 def test_part_is_the_slice_of_the_plan():
