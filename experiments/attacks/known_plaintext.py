@@ -68,8 +68,8 @@ def main() -> None:
         for count in args.pairs:
             trials = [images[t * count :][: count + 1] for t in range(TRIALS)]
             rows.append({"scheme": name, "known pairs": str(count)} | _average(scheme, trials))
-        chosen = torch.cat([chosen_image(size), images[:1]])
-        rows.append({"scheme": name, "known pairs": "1 chosen"} | _average(scheme, [chosen]))
+        trials = [torch.cat([chosen_image(size), x[None]]) for x in images[:TRIALS]]
+        rows.append({"scheme": name, "known pairs": "1 chosen"} | _average(scheme, trials))
         scrambled, recovered = example(scheme, images[: 1 + EXAMPLES])
         shown |= {f"scrambled, {name}": scrambled, f"recovered, {name}": recovered}
     write(
