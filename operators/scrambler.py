@@ -106,6 +106,7 @@ class ImageScrambler(nn.Module):
         super().__init__()
         self.image_size = pair(image_size, "image_size", minimum=1)
         self._layer_stream = KeyStream(seed, secret)
+        self._secret = secret if key is None else None
         drawn = self._layer_stream.draw(self.image_size[0] * self.image_size[1])
         key = drawn if key is None else check_key(key, self.image_size)
         self.register_buffer("key", key, persistent=False)
@@ -135,11 +136,13 @@ class ImageScrambler(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that identify the image key without telling it; safe to print.
+        """16 hex digits that identify the key without telling it: a secret's own; safe to print.
 
         Whoever guesses the key can check the guess by it, which takes no picture, and a seed can be
         guessed: all 2^32 are soon tried.
         """
+        if self._secret is not None:
+            return self._secret.fingerprint
         height, width = self.image_size
         digest = hashlib.sha256(f"PrivDL image key {height}x{width}:".encode())
         digest.update(self.key.cpu().numpy().astype("<i8").tobytes())

@@ -21,6 +21,7 @@ reads it. Fields of format 1:
 import hashlib
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -119,7 +120,22 @@ def read(path: Path) -> dict:
         raise UserError(f"{path}: holds a {type(state).__name__}; expected a dictionary of tensors")
     if "format" in state:
         _verify(path, state)
+    else:
+        _check_bits(path)
     return state
+
+
+def _check_bits(path: Path) -> None:
+    """Compare the parts of a zip file of bare weights with their checksums; torch does not."""
+    if not zipfile.is_zipfile(path):  # torch's format of old
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except Exception as error:  # a damaged zip file can raise anything
+        raise UserError(f"{path}: damaged or not a checkpoint") from error
+    if damaged is not None:
+        raise UserError(f"{path}: damaged, the checksum of {damaged} differs")
 
 
 def _verify(path: Path, state: dict) -> None:
@@ -152,7 +168,8 @@ def load_weights(net: nn.Module, state: dict, source: Path) -> None:
     """Load what ``read`` returned into a network, strictly.
 
     Raises:
-        UserError: naming the first tensor that does not fit, and both shapes.
+        UserError: naming the first tensor that does not fit, and both shapes, or that holds values
+            which are not finite.
     """
     weights = weights_of(state)
     expected = net.state_dict()
@@ -166,6 +183,8 @@ def load_weights(net: nn.Module, state: dict, source: Path) -> None:
                 f"{source}: {name!r} has shape {tuple(weights[name].shape)}; "
                 f"the network's is {tuple(tensor.shape)}"
             )
+        if not weights[name].isfinite().all():
+            raise UserError(f"{source}: {name!r} holds NaN or infinity; weights of a failed run?")
     for name in weights:
         if name not in expected:
             raise UserError(

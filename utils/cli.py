@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[], None]) -> NoReturn:
     """Run a script's ``main``; what the user can mend becomes one line on stderr and status 2.
 
-    That is every ``UserError``, and whatever the operating system refused on the way.
+    That is every ``UserError``, and whatever the operating system refused on the way: memory, too.
     """
     try:
         main()
@@ -61,10 +61,20 @@ def run(main: Callable[[], None]) -> NoReturn:
         sys.exit(1)
     except UserError as error:
         _fail(error)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        _fail(UserError("out of memory; smaller batches (-b), images or paddings take less"))
     except OSError as error:
         _discard_output()  # a full disk may be that of stdout
         _fail(error)
     sys.exit(0)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # on the CPU torch has no error of its own for it
+    known = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, known) or "can't allocate memory" in str(error)
 
 
 def _fail(error: Exception) -> NoReturn:

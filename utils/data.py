@@ -21,7 +21,6 @@ from utils.image_tree import list_tree, load_tree
 from utils.shapes import IMAGE_SIZE, SHAPES10_CLASSES, shapes10
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parents[1] / "data"
-SPLITS = ("train", "test")
 DOWNLOAD_TIMEOUT = 20  # seconds without an answer
 
 
@@ -213,7 +212,8 @@ def statistics(data: ImageSet | ImageFiles) -> tuple[tuple[float, ...], tuple[fl
 def _places(name: str, data_dir: Path | None) -> tuple[Path, ...]:
     root = DEFAULT_DATA_DIR if data_dir is None else data_dir
     if data_dir is not None and not root.is_dir():
-        raise UserError(f"-data_dir {root}: no such folder")
+        what = "is not a folder" if root.exists() else "no such folder"
+        raise UserError(f"-data_dir {root}: {what}")
     return (root, root / name)
 
 

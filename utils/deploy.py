@@ -23,13 +23,11 @@ class Deployed:
         net: the network, on its device.
         preprocess: uint8 images as the camera saw them to network input, scrambled if asked.
         classes: class names in label order.
-        image_size: ``(H, W)`` of its images.
     """
 
     net: nn.Module
     preprocess: Preprocess
     classes: tuple[str, ...]
-    image_size: tuple[int, int]
 
     @property
     def parameters(self) -> int:
@@ -69,7 +67,6 @@ def deploy(
         net=net.eval(),
         preprocess=Preprocess(spec.mean, spec.std, scramble).to(device),
         classes=spec.classes or tuple(f"class {i}" for i in range(spec.num_classes)),
-        image_size=spec.image_size,
     )
 
 

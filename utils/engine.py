@@ -228,10 +228,11 @@ class Trainer:
         p.correct, p.seconds = int(correct), time.perf_counter() - started
         norm = float(nn.utils.get_total_norm(self.optimizer.parameters))
         if not (math.isfinite(p.loss_sum) and math.isfinite(norm)):
+            muon = f", -muon_lr {self.recipe.muon_lr:g}" if self.recipe.optimizer == "muon" else ""
             raise UserError(
                 f"the loss is not finite in epoch {p.epoch + 1}, at or shortly before step "
-                f"{p.step}; training stopped, the last checkpoint was kept. "
-                f"Try a lower -lr (it is {self.recipe.lr})"
+                f"{p.step}; training stopped, checkpoints are as they were. Try lower rates: "
+                f"-lr is {self.recipe.lr:g}{muon}"
             )
         bar.set_postfix(loss=f"{p.loss_sum / p.images:.3f}", acc=f"{p.correct / p.images:.2%}")
 

@@ -64,6 +64,13 @@ RECIPE_FLAGS = {
     "sync_bn": ("-sync_bn", cli.switch, "batch-norm over the images of all GPUs, under torchrun"),
 }
 
+# fields of a recipe that are read only where another field has this value
+READ_ONLY_UNDER = {
+    "muon_lr": ("optimizer", "muon"),
+    "milestones": ("schedule", "multistep"),
+    "gamma": ("schedule", "multistep"),
+}
+
 
 def add_recipe(parser: Parser, preset: str) -> None:
     """Add ``-preset``, and a flag for each field of a recipe that can be overridden."""
@@ -74,7 +81,8 @@ def add_recipe(parser: Parser, preset: str) -> None:
         options = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
         if kind is cli.switch:
             options |= {"nargs": "?", "const": True, "metavar": "on|off"}
-        group.add_argument(flag, dest=name, default=None, help=f"{text} ({values})", **options)
+        text = f"{text} (default, by preset: {values})"
+        group.add_argument(flag, dest=name, default=None, help=text, **options)
 
 
 def _shown(value: object) -> object:
@@ -88,10 +96,17 @@ def recipe_from(args) -> Recipe:
 
     Raises:
         UserError: if the warm-up fills the whole run, a multistep schedule has no step, or
-            Nesterov's momentum none, or there is no compiler to compile with.
+            Nesterov's momentum none, if a flag was given that the recipe does not read, or there is
+            no compiler to compile with.
     """
     given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
     recipe = replace(PRESETS[args.preset], **{n: v for n, v in given.items() if v is not None})
+    for name, (owner, needed) in READ_ONLY_UNDER.items():
+        if given[name] is not None and getattr(recipe, owner) != needed:
+            raise UserError(
+                f"{RECIPE_FLAGS[name][0]} needs -{owner} {needed}, which is "
+                f"{getattr(recipe, owner)} here"
+            )
     if recipe.schedule != "multistep" and recipe.warm >= recipe.epochs:
         raise UserError(
             f"-warm {recipe.warm:g}: the {recipe.schedule} schedule needs a warm-up of fewer than "
@@ -105,6 +120,12 @@ def recipe_from(args) -> Recipe:
     if recipe.compile and not any(name and shutil.which(name) for name in compilers):
         raise UserError("-compile needs a C++ compiler and finds none; give -compile off")
     return recipe
+
+
+def check_init(parser: Parser, args) -> None:
+    """Refuse ``-init`` where training starts from weights."""
+    if args.init is not None:
+        parser.error(f"-init {args.init} is for a fresh network; this one starts from weights")
 
 
 def add_network(parser: Parser, net: str = "vgg16") -> None:
@@ -213,10 +234,15 @@ def add_key(parser: Parser) -> None:
     )
 
 
-def check_key(parser: Parser, args, used: bool) -> None:
-    """Refuse a ``-key`` that nothing is ``used`` for; ``-seed`` is published for plain ones."""
-    if args.key is not None and not used:
-        parser.error("-key: nothing is scrambled; give -permute with it, or a keyed -net")
+def check_key(parser: Parser, args, scrambled: bool) -> None:
+    """Refuse a ``-key``, or a keyed network, where the images are not ``scrambled``.
+
+    ``-seed`` may be given with plain ones, as published.
+    """
+    if not scrambled and models.is_keyed(args.net):
+        parser.error(f"-net {args.net} takes scrambled images; give -permute")
+    if not scrambled and args.key is not None:
+        parser.error("-key: nothing is scrambled; give -permute with it")
 
 
 def add_per_image(parser: Parser) -> None:
@@ -264,18 +290,19 @@ def weights_from(args) -> Path:
 
 
 def scrambler_from(args, image_size: tuple[int, int]) -> ImageScrambler:
-    """The scrambler of the key that ``args`` names, or of a fresh one.
+    """The scrambler of the key that ``args`` names, or of a fresh one."""
+    secret = None if args.key is None else load_key(args.key)
+    return ImageScrambler(image_size, seed=args.seed, secret=secret)
 
-    Warns on stderr when that is a seed, which is no secret.
-    """
+
+def warn_of_seed(args) -> None:
+    """Say on stderr, once the work is done, that the key was a seed, which is no secret."""
     if args.seed is not None:
         print(
             "warning: -seed is one of 2^32 keys, few enough to try them all; "
             "for pictures that matter use -key",
             file=sys.stderr,
         )
-    secret = None if args.key is None else load_key(args.key)
-    return ImageScrambler(image_size, seed=args.seed, secret=secret)
 
 
 def load_key(path: Path) -> Key:

@@ -36,7 +36,8 @@ def decode_image(path: Path) -> Image.Image:
     """``read_image`` for several threads at once, which cannot each hold back Pillow's warnings."""
     try:
         if not path.is_file():
-            raise UserError(f"{path}: no such image file")
+            what = "is a folder; expected an image" if path.is_dir() else "no such image file"
+            raise UserError(f"{path}: {what}")
         if path.stat().st_size == 0:
             raise UserError(f"{path}: empty; expected an image")
         with Image.open(path, formats=FORMATS) as image:
@@ -52,7 +53,9 @@ def decode_image(path: Path) -> Image.Image:
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not an image; expected {' or '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path}: {error}; at most {MAX_PIXELS // 10**6} megapixels") from error
+        raise UserError(
+            f"{path}: too many pixels; at most {MAX_PIXELS // 10**6} megapixels"
+        ) from error
     except Exception as error:  # Pillow's decoders raise anything on damaged files
         reason = getattr(error, "strerror", None)  # of the operating system's errors only
         what = f"cannot be read ({reason})" if reason else f"damaged image ({error})"

@@ -31,12 +31,10 @@ def public_command(argv: list[str] | None = None) -> str:
     words = list(sys.argv if argv is None else argv)
     shown = [Path(words[0]).name]
     for word, before in zip(words[1:], words, strict=False):
-        flag, assigned, _ = word.partition("=")
-        if before in SECRET_FLAGS:
-            word = "***"
-        elif assigned and flag in SECRET_FLAGS:
-            word = f"{flag}=***"
-        shown.append(Path(word).name if os.sep in word else word)
+        flag, assigned, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
+        secret = before in SECRET_FLAGS or flag in SECRET_FLAGS
+        value = "***" if secret else Path(value).name if os.sep in value else value
+        shown.append(flag + assigned + value)
     return " ".join(shown)
 
 

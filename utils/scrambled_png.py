@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from operators import ImageScrambler, Key, PerImageScrambler
@@ -88,8 +87,7 @@ def read(path: Path) -> tuple[torch.Tensor, Label | None]:
         UserError: if it is no picture, or its label is damaged.
     """
     picture = read_image(path)
-    with Image.open(path) as file:
-        text = file.info.get(CHUNK)
+    text = picture.info.get(CHUNK)
     return to_tensor(picture), None if text is None else _parse(str(text), path)
 
 

@@ -52,7 +52,7 @@ def parse_args():
         parser.error("-permute scrambles a picture and -scrambled says that it is; give one")
     if args.scrambled and args.seed is None and args.key is None:
         parser.error("-scrambled needs the -key or -seed that the picture was scrambled with")
-    options.check_key(parser, args, args.permute or args.scrambled or models.is_keyed(args.net))
+    options.check_key(parser, args, args.permute or args.scrambled)
     return args
 
 
@@ -100,6 +100,8 @@ def main() -> None:
             scrambled_png.write(seen, label, args.save_dir / "scrambled.png")
         _save_overview(deployed.net, images, features[0], args.save_dir / "features.png")
         print(f"pictures: {args.save_dir}")
+    if args.permute or args.scrambled:
+        options.warn_of_seed(args)
 
 
 def _read_scrambled(

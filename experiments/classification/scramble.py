@@ -28,10 +28,17 @@ def parse_args():
     parser.add_argument("action", choices=("keygen", "scramble", "restore"), help="what to do")
     parser.add_argument("-key", type=Path, required=True, help="key file, made by keygen")
     parser.add_argument(
-        "-in", dest="source", type=Path, default=None, help="picture, or folder of pictures"
+        "-in",
+        dest="source",
+        type=Path,
+        default=None,
+        help="picture, or folder of pictures; needed by scramble and restore",
     )
     parser.add_argument(
-        "-out", type=Path, default=None, help="PNG file, or folder for PNG files of the same names"
+        "-out",
+        type=Path,
+        default=None,
+        help="PNG file, or folder for PNG files of the same names; needed by them, too",
     )
     scheme = parser.add_mutually_exclusive_group()
     scheme.add_argument(

@@ -56,6 +56,7 @@ def parse_args():
     )
     args = parser.parse_args()
     options.check_backend(parser, args, keyed=True)
+    options.check_init(parser, args)
     return args
 
 
@@ -65,13 +66,15 @@ def main() -> None:
     keep_freed_memory()
     options.writable_folder(args.out_dir, "-out_dir")
     options.writable_folder(args.checkpoint_dir, "-checkpoint_dir")
-    weights = options.weights_from(args)
+    options.writable_folder(args.log_dir, "-log_dir")
     recipe = options.recipe_from(args)
+    weights = options.weights_from(args)
     state = checkpoint.read(weights)
     spec = spec_of(args.dataset, state, weights)
     image_size = spec.image_size
     key = options.scrambler_from(args, image_size)
     wrong = wrong_scrambler(image_size, args.seed)
+    load_split(args.dataset, "train", args.data_dir, spec)  # missing, it is missed before the work
     test = load_split(args.dataset, "test", args.data_dir, spec)
 
     def logits(net: str, path: Path, scramble: ImageScrambler | None) -> torch.Tensor:
@@ -111,6 +114,7 @@ def main() -> None:
     write_json(args.out_dir / "table1.json", table)
     write_text(args.out_dir / "table1.md", markdown(table))
     print(markdown(table))
+    options.warn_of_seed(args)
 
 
 def _logits(
@@ -161,19 +165,26 @@ def _public(record: dict | None) -> dict | None:
 
 def _provenance(title: str, record: dict) -> str:
     """How a run came by its weights, in one sentence."""
-    hours = sum(epoch["seconds"] for epoch in record["epochs"]) / 3600
-    hardware = record["gpu"] or f"{record['cpu']}, {record['threads']} threads"
+    minutes = sum(epoch["seconds"] for epoch in record["epochs"]) / 60
+    threads = "1 thread" if record["threads"] == 1 else f"{record['threads']} threads"
+    hardware = record["gpu"] or f"{record['cpu']}, {threads}"
     chosen = {
         "last": "last epoch, the test set chose nothing",
         "test": "epoch chosen on the test set",
     }
     selection = chosen.get(record["select"], "epoch chosen on held-out training images")
-    resumed = "".join(f", resumed at {str(part['commit'])[:7]}" for part in record["resumed"])
+    resumed = "".join(f", resumed at {_short(part['commit'])}" for part in record["resumed"])
     return (
         f"{title}: `{record['command']}`, epochs: {len(record['epochs'])}, training seed "
-        f"{record['train_seed']}, {hours:.1f} hours on {hardware}; {selection}; "
-        f"commit {str(record['commit'])[:7]}{resumed}."
+        f"{record['train_seed']}, {minutes:.0f} minutes on {hardware}; {selection}; "
+        f"commit {_short(record['commit'])}{resumed}."
     )
+
+
+def _short(commit: str | None) -> str:
+    """A commit by its first digits; where files had changed since, it says so."""
+    digits, changed, _ = str(commit).partition("+")
+    return digits[:7] + (" with changes" if changed else "")
 
 
 def markdown(table: dict) -> str:

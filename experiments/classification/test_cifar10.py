@@ -47,7 +47,7 @@ def parse_args():
     if args.wrong_key and not args.permute:
         parser.error("-wrong_key needs -permute")
     options.check_per_image(parser, args)
-    options.check_key(parser, args, args.permute or is_keyed(args.net))
+    options.check_key(parser, args, args.permute)
     return args
 
 
@@ -96,11 +96,13 @@ def main() -> None:
                 "permute": args.permute,
                 "wrong_key": args.wrong_key,
                 "per_image": args.per_image,
-                "key": scrambler.fingerprint,
+                "key": scrambler.fingerprint if args.permute else None,
                 "parameters": deployed.parameters,
                 "seconds": time.perf_counter() - started,
             },
         )
+    if args.permute:
+        options.warn_of_seed(args)
 
 
 def _per_image(args, image_size: tuple[int, int]):

@@ -110,6 +110,8 @@ def parse_args():
         parser.error("-weights needs -load_weights")
     if args.resume == "":
         parser.error("-resume: expected a checkpoint or latest, got ''")
+    if args.load_weights:
+        options.check_init(parser, args)
     if args.load_weights and args.resume:
         parser.error("-resume continues a run and -load_weights starts one; give one of them")
     if args.seeds is not None and args.resume:
@@ -125,7 +127,7 @@ def parse_args():
     options.check_backend(parser, args, models.is_keyed(args.net))
     options.check_folder(parser, args)
     options.check_per_image(parser, args)
-    options.check_key(parser, args, args.permute or models.is_keyed(args.net))
+    options.check_key(parser, args, args.permute)
     return args
 
 
@@ -159,7 +161,7 @@ def main() -> None:
             save_every=args.save_every,
         )
         scrambler = per_image = None
-        if args.permute or models.is_keyed(args.net):
+        if args.permute:
             image_size = run.image_size or DATASETS[args.dataset].image_size
             scrambler = distributed.share(lambda: options.scrambler_from(args, image_size))
             per_image = distributed.share(lambda: options.per_image_from(args, image_size))
@@ -167,6 +169,8 @@ def main() -> None:
             train(run, recipe, scrambler, device, per_image)
         else:
             train_seeds(args.seeds, run, recipe, scrambler, device, per_image)
+        if args.permute and distributed.rank() == 0:
+            options.warn_of_seed(args)
 
 
 def _start(args) -> tuple[Path | None, Path | None]:

@@ -73,12 +73,15 @@ class Plan:
     # What rules ask
 
     def module(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls; None for a function or a method."""
         return self.net.get_submodule(node.target) if node.op == "call_module" else None
 
     def shape(self, node: fx.Node) -> Shape:
+        """The shape of a node's result."""
         return tuple(node.meta[VALUE].shape)
 
     def layout(self, operand: object) -> Layout:
+        """The layout of an operand as planned so far; natural order for what is no tensor."""
         return operand.meta[LAYOUT] if isinstance(operand, fx.Node) else NATURAL
 
     def tensors(self, node: fx.Node) -> list[fx.Node]:
@@ -86,6 +89,7 @@ class Plan:
         return [x for x in node.all_input_nodes if isinstance(x.meta[VALUE], Tensor)]
 
     def fail(self, node: fx.Node, reason: str) -> None:
+        """Raise ``KeyingError``, naming the node and what it calls."""
         raise KeyingError(f"{where(node)}: {what(node, self.module(node))}: {reason}")
 
     # What rules decide

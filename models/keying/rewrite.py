@@ -93,10 +93,10 @@ def _helper(plan: Plan, helpers: nn.Module, edit: Reordering, of: fx.Node) -> st
     key, device = edit.group.key.value, of.meta[VALUE].device
     first, last = (a if a < 0 else a - of.meta[VALUE].dim() for a in edit.group.span)
     module = MapReorder(invert(key) if edit.restore else key, first, last, edit.sizes)
-    return _add(plan, helpers, of.name, module.to(device))
+    return _add(helpers, of.name, module.to(device))
 
 
-def _add(plan: Plan, helpers: nn.Module, name: str, module: nn.Module) -> str:
+def _add(helpers: nn.Module, name: str, module: nn.Module) -> str:
     name = f"{name}_{len(helpers._modules)}"
     helpers.add_module(name, module)
     return f"{HELPERS}.{name}"
@@ -116,5 +116,5 @@ def _replace(plan: Plan, helpers: nn.Module, edit: Replacement, seats: dict) -> 
         plan.net.set_submodule(node.target, layer)
     else:
         # A function, or a module that is called in several places, each with its own keys.
-        node.op, node.target = "call_module", _add(plan, helpers, node.name, layer)
+        node.op, node.target = "call_module", _add(helpers, node.name, layer)
     node.args, node.kwargs = (seats.get(edit.operand, edit.operand),), {}

@@ -51,7 +51,7 @@ def damaged_pictures(folder: Path, picture: Path) -> dict[Path, str]:
     return expected | {
         jpeg: "damaged",
         folder / "missing.png": "no such",
-        folder: "no such",
+        folder: "is a folder",
         folder / ("x" * 300): "too long",
     }
 
@@ -89,6 +89,13 @@ def test_weights(script, refused, tmp_path, weights, tree):
     state = torch.load(weights, weights_only=True)
     state["classifier.6.weight"] = torch.zeros(100, 4096)
     torch.save(state, tmp_path / "hundred.pt")
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "flipped.pt")
+    flipped = bytearray((tmp_path / "flipped.pt").read_bytes())
+    flipped[flipped.index(bytes(1000)) + 500] ^= 1  # in the values, which load as well as before
+    (tmp_path / "flipped.pt").write_bytes(flipped)
+    state = torch.load(weights, weights_only=True)
+    state["bcn3.running_var"][5] = torch.nan
+    torch.save(state, tmp_path / "nan.pt")
     expected = {
         "missing.pt": ["no such file"],
         ".": ["folder"],
@@ -100,6 +107,8 @@ def test_weights(script, refused, tmp_path, weights, tree):
         "tensor.pt": ["Tensor"],
         "narrow.pt": ["conv1.weight", "(32, 3, 3, 3)", "(64, 3, 3, 3)"],
         "other.pt": ["conv1.weight", "architecture"],
+        "flipped.pt": ["checksum"],
+        "nan.pt": ["bcn3.running_var", "NaN"],
         "hundred.pt": ["classifier.6.weight", "(100, 4096)", "(10, 4096)"],
     }
     for name, parts in expected.items():
@@ -149,7 +158,7 @@ def test_data_folders(script, refused, tmp_path, tree):
     a_file.write_text("")
     expected = {
         tmp_path / "missing": ["no such folder"],
-        a_file: ["no such folder"],
+        a_file: ["is not a folder"],
         empty: ["cifar10", "train/<class>/<image>"],
         hollow: ["cat"],
         rotten: ["dog", "0.png"],

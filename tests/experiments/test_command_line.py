@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from running import ROOT, SCRIPTS, SEED
 
 from utils import cli
@@ -131,6 +132,14 @@ BAD_VALUES = [
     ("train_cifar10.py", ("-resume", ""), "''", "latest"),
     ("train_cifar10.py", ("-nesterov", "-momentum", "0"), "-nesterov", "above 0"),
     ("train_cifar10.py", ("-preset", "fast", "-schedule", "multistep"), "multistep", "0.3,0.6"),
+    ("train_cifar10.py", ("-preset", "preresnet", "-muon_lr", "0.1"), "-muon_lr", "muon"),
+    ("train_cifar10.py", ("-preset", "fast", "-gamma", "0.1"), "-gamma", "multistep"),
+    ("table1.py", ("-milestones", "0.5", "-out_dir", "x"), "-milestones", "multistep"),
+    ("train_cifar10.py", ("-init", "whiten", "-load_weights"), "-init whiten", "fresh"),
+    ("table1.py", ("-init", "whiten", "-out_dir", "x"), "-init whiten", "fresh"),
+    ("train_cifar10.py", ("-net", "vgg16_permuted"), "vgg16_permuted", "-permute"),
+    ("test_cifar10.py", ("-net", "vgg16_permuted", "-seed", "1"), "vgg16_permuted", "-permute"),
+    ("inference.py", ("-net", "vgg16_permuted", *IMAGE), "vgg16_permuted", "-permute"),
     ("train_cifar10.py", ("-key", "FILE"), "-key", "-permute"),
     ("test_cifar10.py", ("-key", "FILE"), "-key", "-permute"),
     ("inference.py", ("-key", "FILE", *IMAGE), "-key", "-permute"),
@@ -160,6 +169,19 @@ def test_the_key_is_not_repeated_in_an_error(script, refused, tmp_path):
     for words in (["-bogus"], ["-wrong_key"], ["-key", "FILE"], ["-data_dir", tmp_path / "none"]):
         line = refused(script("test_cifar10.py", "-seed", SEED, *words))
         assert str(SEED) not in line
+
+
+@pytest.mark.parametrize("ask", [lambda: torch.empty(2**60), lambda: bytearray(2**60)])
+def test_too_little_memory_is_one_line(capsys, ask):
+    with pytest.raises(SystemExit) as ended:
+        cli.run(ask)
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and "out of memory" in line and line.count("\n") == 1
+
+
+def test_other_errors_of_torch_are_shown_whole():
+    with pytest.raises(RuntimeError, match="shape"):
+        cli.run(lambda: torch.zeros(2, 3).reshape(7))
 
 
 def test_a_gpu_that_is_not_there(script, refused, monkeypatch, tmp_path):

@@ -111,7 +111,11 @@ def test_testing_from_the_repository_root(launch, script, tree, last, tmp_path):
     assert written["key"] == ImageScrambler(32, seed=SEED).fingerprint
     assert str(SEED) not in keyed.out + keyed.err + json.dumps(written)
 
-    plain = script("test_cifar10.py", "-net", "vgg16", "-b", 64, *common)
+    assert keyed.err.startswith("warning: -seed")
+
+    words = ("-b", 64, "-json", tmp_path / "plain.json")
+    plain = script("test_cifar10.py", "-net", "vgg16", *words, *common)
+    assert plain.err == "" and json.loads((tmp_path / "plain.json").read_text())["key"] is None
     assert plain.out.splitlines()[-1] == keyed.out.splitlines()[-1]
     wrong = script(
         "test_cifar10.py", "-net", "vgg16_permuted", "-permute", "-wrong_key", "-b", 64, *common

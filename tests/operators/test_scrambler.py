@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from operators import ImageScrambler, KeyStream
+from operators import ImageScrambler, Key, KeyStream
 from tests.operators import naive
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "keys.json").read_text())["seeds"]
@@ -108,6 +108,13 @@ def test_fingerprint_tells_keys_and_shapes_apart():
     assert len(set(prints)) == len(prints)
     assert all(len(p) == 16 and int(p, 16) >= 0 for p in prints)
     assert ImageScrambler(32, seed=1312).fingerprint == "f0023fe7c415cad5"
+
+
+def test_a_secret_has_one_fingerprint_at_every_size():
+    secret = Key.generate()
+    assert {ImageScrambler(n, secret=secret).fingerprint for n in (4, 5)} == {secret.fingerprint}
+    given = ImageScrambler(4, key=torch.arange(16), secret=secret)  # its image key is another
+    assert given.fingerprint == ImageScrambler(4, key=torch.arange(16)).fingerprint
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.0, "1312", True])

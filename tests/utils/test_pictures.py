@@ -111,7 +111,7 @@ def test_not_an_image_is_refused(tmp_path):
         read_image(tmp_path / "a.png")
     with pytest.raises(UserError, match="no such image"):
         read_image(tmp_path / "b.png")
-    with pytest.raises(UserError, match="no such image"):
+    with pytest.raises(UserError, match="is a folder"):
         read_image(tmp_path)
 
 
