@@ -35,7 +35,7 @@ from utils import cli, options
 from utils.data import DATASETS
 from utils.deploy import deploy
 
-SMOOTH_MAPS = 2
+SMOOTH_MAPS = (2, 3, 4, 6)  # how many are laid out together
 PATTERNS = 0.02  # share of all patterns that count as the few strongest
 
 
@@ -55,16 +55,18 @@ def parse_args():
 def attack(maps: torch.Tensor) -> np.ndarray:
     """Layout ``(P,)`` from the scrambled maps ``(N, C, H, W)`` of one layer.
 
-    Lays out the few smoothest maps together, and all of them, and takes the layout under which the
-    similarity of the smoothest comes nearest to depending on displacement alone.
+    Lays out the smoothest maps together, as many as ``SMOOTH_MAPS`` says in turn, and takes the
+    layout under which the similarity of all maps comes nearest to depending on displacement alone.
     """
     size = tuple(maps.shape[2:])
     planes = [standardise(plane) for plane in maps.flatten(2).transpose(0, 1).numpy()]
     every, alone = correlations(planes)
-    smoothest = np.argsort([-smoothness(correlation) for correlation in alone])[:SMOOTH_MAPS]
-    smooth, _ = correlations([planes[i] for i in smoothest])
-    found = [*candidates(smooth, size), *candidates(every, size)]
-    return min(found, key=lambda layout: misfit(smooth, layout, size))
+    smoothest = np.argsort([-smoothness(correlation) for correlation in alone])
+    found = []
+    for count in SMOOTH_MAPS:
+        smooth, _ = correlations([planes[i] for i in smoothest[:count]])
+        found += candidates(smooth, size)
+    return min(found, key=lambda layout: misfit(every, layout, size))
 
 
 def smoothness(correlation: np.ndarray) -> float:

@@ -43,7 +43,9 @@ HEADLINES = (
         "known_model", "none known, but the weights: accuracy on what is recovered", "accuracy"
     ),
     Headline(
-        "key_free_learning", "labels known: accuracy of a network trained briefly on them", "accuracy"
+        "key_free_learning",
+        "labels known: accuracy of a network trained briefly on them",
+        "accuracy",
     ),
     Headline("feature_maps", "first layer's maps seen: share of positions put in place", "exact"),
     Headline("key_search", "every key tried: time on one core", "one core"),
