@@ -65,7 +65,7 @@ RECIPE_FLAGS = {
 }
 
 # fields of a recipe that are read only where another field has this value
-READ_ONLY_UNDER = {
+READ_WHERE = {
     "muon_lr": ("optimizer", "muon"),
     "milestones": ("schedule", "multistep"),
     "gamma": ("schedule", "multistep"),
@@ -101,7 +101,7 @@ def recipe_from(args) -> Recipe:
     """
     given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
     recipe = replace(PRESETS[args.preset], **{n: v for n, v in given.items() if v is not None})
-    for name, (owner, needed) in READ_ONLY_UNDER.items():
+    for name, (owner, needed) in READ_WHERE.items():
         if given[name] is not None and getattr(recipe, owner) != needed:
             raise UserError(
                 f"{RECIPE_FLAGS[name][0]} needs -{owner} {needed}, which is "

@@ -31,11 +31,18 @@ def public_command(argv: list[str] | None = None) -> str:
     words = list(sys.argv if argv is None else argv)
     shown = [Path(words[0]).name]
     for word, before in zip(words[1:], words, strict=False):
-        flag, assigned, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
-        secret = before in SECRET_FLAGS or flag in SECRET_FLAGS
-        value = "***" if secret else Path(value).name if os.sep in value else value
-        shown.append(flag + assigned + value)
+        flag, assigned, value = word.partition("=")
+        if before in SECRET_FLAGS:
+            shown.append("***")
+        elif assigned and flag.startswith("-"):
+            shown.append(f"{flag}={'***' if flag in SECRET_FLAGS else _last_part(value)}")
+        else:
+            shown.append(_last_part(word))
     return " ".join(shown)
+
+
+def _last_part(word: str) -> str:
+    return Path(word).name if os.sep in word else word
 
 
 def environment() -> dict:

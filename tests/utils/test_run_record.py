@@ -28,8 +28,8 @@ def test_local_folders_are_left_out():
         ["x.py", "-data_dir", "/home/me/cifar10", "-net", "torchvision:resnet18"]
     )
     assert shown == "x.py -data_dir cifar10 -net torchvision:resnet18"
-    shown = public_command(["x.py", "-data_dir=/home/me/cifar10", "-warm=0.3"])
-    assert shown == "x.py -data_dir=cifar10 -warm=0.3"
+    shown = public_command(["x.py", "-data_dir=/home/me/cifar10", "-warm=0.3", "-key=/me/a=b"])
+    assert shown == "x.py -data_dir=cifar10 -warm=0.3 -key=***"
 
 
 def test_environment_is_plain_values(tmp_path):
