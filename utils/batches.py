@@ -1,8 +1,9 @@
 """From uint8 images to the network's input, a batch at a time, on the device that holds them.
 
 Everything random about an epoch (the order of the images and each one's crop, flip, rotation and
-cutout) is drawn at its start from (seed, epoch) alone. A run that is resumed in the middle of an
-epoch, or divided among processes, therefore sees the very same batches.
+cutout) is drawn at its start, each from a stream of its own that depends on (seed, epoch) alone. A
+run that is resumed in the middle of an epoch, or divided among processes, therefore sees the very
+same batches.
 
 The order of the steps is the paper's (section 2): the camera sees an augmented picture, scrambles
 it, and the network normalises what it receives.
@@ -11,23 +12,12 @@ it, and the network normalises what it receives.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from utils.recipe import Recipe
-
-# beside (seed, epoch) of an epoch's plan and (seed, epoch, step, rank) of dropout: five numbers
-_FLIP_STREAM = (0, 0, 0, 1)
-
-
-def derive_seed(*numbers: int) -> int:
-    """A 64-bit seed that depends on every one of ``numbers``; for independent random streams.
-
-    Zeros at the end do not count (a property of ``SeedSequence``): ``(5, 0)`` is ``(5,)``.
-    """
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+from utils.streams import generator
 
 
 @dataclass(frozen=True)
@@ -69,15 +59,19 @@ def plan_epoch(count: int, recipe: Recipe, seed: int, epoch: int) -> EpochPlan:
     Under ``flip="alternate"`` which images are mirrored in epoch 0 depends on the seed alone, and
     each is mirrored in every other epoch, so that two epochs show both sides of every image.
     """
-    generator = torch.Generator().manual_seed(derive_seed(seed, epoch))
-    order = torch.randperm(count, generator=generator)
-    shifts = torch.randint(2 * recipe.crop + 1, (2, count), generator=generator)
-    flip = torch.rand(count, generator=generator) < (0.0 if recipe.flip == "off" else 0.5)
+    order = torch.randperm(count, generator=generator("order", seed, epoch))
+    shifts = torch.randint(
+        2 * recipe.crop + 1, (2, count), generator=generator("crop", seed, epoch)
+    )
     if recipe.flip == "alternate":
-        of_the_run = torch.Generator().manual_seed(derive_seed(seed, *_FLIP_STREAM))
-        flip = (torch.rand(count, generator=of_the_run)[order] < 0.5) ^ (epoch % 2 == 1)
-    angle = (2 * torch.rand(count, generator=generator) - 1) * recipe.rotation
-    centre = torch.rand(2, count, generator=generator)
+        first = torch.rand(count, generator=generator("alternate flip", seed)) < 0.5
+        flip = first[order] ^ (epoch % 2 == 1)
+    else:
+        chance = 0.0 if recipe.flip == "off" else 0.5
+        flip = torch.rand(count, generator=generator("flip", seed, epoch)) < chance
+    angle = torch.rand(count, generator=generator("rotation", seed, epoch))
+    angle = (2 * angle - 1) * recipe.rotation
+    centre = torch.rand(2, count, generator=generator("cutout", seed, epoch))
     return EpochPlan(order, shifts[0], shifts[1], flip, angle, centre[0], centre[1])
 
 

@@ -1,9 +1,9 @@
 """Checkpoints: one documented dictionary, written atomically, loaded without running any code.
 
 A checkpoint is a dictionary of tensors and plain values, so that ``torch.load(weights_only=True)``
-reads it. Fields of format 1:
+reads it. Fields of format 2:
 
-    format        1
+    format        2
     net           name of the network in the registry
     data          name, classes, mean, std and image_size of the data set it was trained on
     key           fingerprint of the key that scrambled the training images, or None; never the key
@@ -31,7 +31,8 @@ from utils.cli import UserError
 from utils.files import sync_folder, write_atomically
 from utils.networks import folder_name
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # 1 has the same fields; its runs drew their random numbers otherwise
 FIELDS = ("net", "data", "key", "recipe", "train_seed", "model", "averaged", "optimizer")
 FIELDS += ("progress", "history", "record")
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -139,8 +140,9 @@ def _check_bits(path: Path) -> None:
 
 
 def _verify(path: Path, state: dict) -> None:
-    if state["format"] != FORMAT:
-        raise UserError(f"{path}: checkpoint format {state['format']!r}; expected {FORMAT}")
+    if state["format"] not in READABLE:
+        expected = " or ".join(map(str, READABLE))
+        raise UserError(f"{path}: checkpoint format {state['format']!r}; expected {expected}")
     unsigned = {name: value for name, value in state.items() if name != "sha256"}
     if state.get("sha256") != digest(unsigned):
         raise UserError(f"{path}: damaged, its content does not match its hash{_instead(path)}")

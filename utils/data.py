@@ -19,6 +19,7 @@ from utils.cli import UserError
 from utils.image_files import ImageFiles, default_workers, fits_in_memory
 from utils.image_tree import list_tree, load_tree
 from utils.shapes import IMAGE_SIZE, SHAPES10_CLASSES, shapes10
+from utils.streams import generator
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parents[1] / "data"
 DOWNLOAD_TIMEOUT = 20  # seconds without an answer
@@ -254,7 +255,7 @@ def hold_out(
     Raises:
         UserError: naming a class with a single image.
     """
-    generator = torch.Generator().manual_seed(seed)
+    shuffle = generator("hold out", seed)
     held = torch.zeros(len(data), dtype=torch.bool)
     for label in range(len(data.classes)):
         members = (data.labels == label).nonzero().flatten()
@@ -263,6 +264,6 @@ def hold_out(
                 f"class {data.classes[label]!r} has {len(members)} image; "
                 "at least 2 are needed to hold one out for validation"
             )
-        taken = torch.randperm(len(members), generator=generator)
+        taken = torch.randperm(len(members), generator=shuffle)
         held[members[taken[: min(len(members) - 1, max(1, round(fraction * len(members))))]]] = True
     return data.subset(~held), data.subset(held)

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from utils import distributed
-from utils.batches import EpochPlan, Preprocess, augment, derive_seed, plan_epoch
+from utils.batches import EpochPlan, Preprocess, augment, plan_epoch
 from utils.cli import UserError
 from utils.data import ImageSet
 from utils.evaluation import autocast, count_correct, logits_in_batches
@@ -30,6 +30,7 @@ from utils.image_files import ImageFiles
 from utils.optim import Optimizer
 from utils.recipe import Recipe, lr_factor
 from utils.stop import StopSignal, leave
+from utils.streams import derive_seed
 
 CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
 TEST_BATCH = 500  # images
@@ -199,7 +200,7 @@ class Trainer:
     def _step(self, share: Share, images: torch.Tensor) -> torch.Tensor:
         """Make one step; returns the sums of loss and of correct answers over the share, (2,)."""
         p, plan = self.progress, share.plan
-        torch.manual_seed(derive_seed(self.seed, p.epoch, p.step, distributed.rank()))  # dropout
+        torch.manual_seed(derive_seed("dropout", self.seed, p.epoch, p.step, distributed.rank()))
         self.learning_rate = self.optimizer.set_lr(
             lr_factor(self.recipe, p.epoch + p.step / self.steps_per_epoch)
         )

@@ -23,6 +23,7 @@ from utils.recipe import Recipe
 from utils.run_files import RunFiles, clear_strays, new_folder
 from utils.run_record import environment, public_command, write_json
 from utils.stop import StopSignal, leave
+from utils.streams import derive_seed
 
 INIT_PIXELS = 2000 * 32 * 32  # for statistics, in images from all over the training set
 SELECTIONS = ("last", "validation", "test")
@@ -100,7 +101,7 @@ def train(
         resumed = distributed.share(lambda: checkpoint.read(options.resume))
         _check_resumable(options, recipe, permuting, per_image, resumed)
     data, validation, test, spec = distributed.one_first(lambda: _load(options))
-    torch.manual_seed(options.train_seed)
+    torch.manual_seed(derive_seed("initial weights", options.train_seed))
     net = _network(options, spec, scrambler, device)
     if resumed is None:
         record = _new_record(options, recipe, permuting, per_image, net, len(data), len(test))
@@ -329,6 +330,12 @@ def _check_resumable(
 ) -> None:
     if "format" not in state:
         raise UserError(f"-resume {options.resume}: bare weights; expected a checkpoint of a run")
+    if state["format"] != checkpoint.FORMAT:
+        raise UserError(
+            f"-resume {options.resume}: checkpoint format {state['format']}, whose random streams "
+            f"are no longer drawn; format {checkpoint.FORMAT} can be resumed. -load_weights starts "
+            "from its weights"
+        )
     record = state["record"]
     known = {field.name for field in fields(Recipe)}
     found_recipe = Recipe(**{n: v for n, v in state["recipe"].items() if n in known})

@@ -36,7 +36,7 @@ def weight(saved):
 def test_round_trip(tmp_path):
     checkpoint.save(tmp_path / "a.pt", state())
     read = checkpoint.read(tmp_path / "a.pt")
-    assert read["recipe"] == state()["recipe"] and read["format"] == 1
+    assert read["recipe"] == state()["recipe"] and read["format"] == 2
     assert weight(read) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
@@ -100,8 +100,8 @@ def test_code_is_refused_and_does_not_run(tmp_path, capsys, save):
     ("content", "message"),
     [
         ([torch.ones(2)], "holds a list"),
-        ({"format": 2}, "format 2; expected 1"),
-        ({"format": 1}, "does not match its hash"),
+        ({"format": 3}, "format 3; expected 1 or 2"),
+        ({"format": 2}, "does not match its hash"),
     ],
 )
 def test_other_files_are_refused(tmp_path, content, message):

@@ -121,6 +121,22 @@ def test_another_run_is_not_resumed(root, change, recipe, message):
     assert last.read_bytes() == before
 
 
+def test_a_run_of_format_1_gives_its_weights_but_is_not_resumed(root, tmp_path, monkeypatch):
+    last = folders(root)[0] / "last.pt"
+    state = checkpoint.read(last)
+    old = tmp_path / "last.pt"
+    monkeypatch.setattr(checkpoint, "FORMAT", 1)
+    checkpoint.save(old, {k: v for k, v in state.items() if k not in ("format", "sha256")})
+    before = old.read_bytes()
+    net = tiny.TinyNet(len(tiny.CLASSES))
+    checkpoint.load_weights(net, checkpoint.read(old), old)
+    assert torch.equal(net[0].weight, state["averaged"]["0.weight"])
+    child = Child(options(root, select="validation", resume=old))
+    assert child.wait() == [2]
+    assert "checkpoint format 1, whose random streams are no longer drawn" in child.errors
+    assert old.read_bytes() == before and not (tmp_path / "run.json").exists()
+
+
 def test_the_record_is_complete(root):
     run = record(folders(root)[0])
     assert run["images"] == {"train": 39, "test": 12}
