@@ -25,9 +25,10 @@ from utils import distributed
 from utils.batches import EpochPlan, Preprocess, augment, plan_epoch
 from utils.cli import UserError
 from utils.data import ImageSet
-from utils.evaluation import autocast, count_correct, logits_in_batches
+from utils.evaluation import count_correct, logits_in_batches
 from utils.image_files import ImageFiles
 from utils.optim import Optimizer
+from utils.precision import amp_is_on, autocast
 from utils.recipe import Recipe, lr_factor
 from utils.stop import StopSignal, leave
 from utils.streams import derive_seed
@@ -89,7 +90,8 @@ class Trainer:
         self.recipe, self.seed, self.device, self.save_every = recipe, seed, device, save_every
         self.data, self.labels = data.to(device), data.labels.to(device)
         self.preprocess = preprocess
-        self.optimizer = Optimizer(self.net, recipe)
+        self.amp = amp_is_on(recipe.amp, device)
+        self.optimizer = Optimizer(self.net, recipe, bfloat16=self.amp)
         self.averaged = None
         if recipe.ema:
             average = get_ema_multi_avg_fn(recipe.ema)
@@ -206,7 +208,7 @@ class Trainer:
         )
         labels = self.labels[plan.order.to(self.device)]
         inputs = self.preprocess(augment(images.to(self.device), plan, self.recipe))
-        with autocast(self.device, self.recipe.amp):
+        with autocast(self.device, self.amp):
             logits = self.forward(inputs).float()
         loss_sum = share.weight * F.cross_entropy(
             logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum"
@@ -247,7 +249,7 @@ class Trainer:
         correct = 0
         if len(mine):
             batches = logits_in_batches(
-                self.best_net, self.preprocess, mine, TEST_BATCH, self.device, self.recipe.amp
+                self.best_net, self.preprocess, mine, TEST_BATCH, self.device, self.amp
             )
             correct = count_correct(torch.cat(list(batches)), mine.labels)
         return int(distributed.total(correct)[0])

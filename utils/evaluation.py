@@ -7,11 +7,7 @@ from torch import nn
 
 from utils.data import ImageSet
 from utils.image_files import ImageFiles
-
-
-def autocast(device: torch.device, enabled: bool) -> torch.autocast:
-    """bfloat16 autocast for a device, or nothing when not enabled."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+from utils.precision import autocast
 
 
 def logits_in_batches(

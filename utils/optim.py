@@ -14,6 +14,7 @@ Where none follows, as before the sum of a PreResNet's block, loaded weights com
 import torch
 from torch import nn
 
+from utils.muon import Float32Muon
 from utils.recipe import Recipe
 
 NEWTON_SCHULZ_STEPS = 3  # of 5 by default; as accurate here, at less cost
@@ -26,9 +27,10 @@ class Optimizer:
     Args:
         net: the network; its parameters must be on their device and in their memory format already.
         recipe: ``optimizer``, ``lr``, ``muon_lr``, ``momentum``, ``nesterov``, ``weight_decay``.
+        bfloat16: whether Muon computes in bfloat16, as torch's does, or in float32.
     """
 
-    def __init__(self, net: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, net: nn.Module, recipe: Recipe, bfloat16: bool = True) -> None:
         self.parameters = [p for p in net.parameters() if p.requires_grad]
         muon = recipe.optimizer == "muon"
         self._kernels = [p for p in self.parameters if muon and _is_hidden_kernel(p)]
@@ -44,8 +46,9 @@ class Optimizer:
             )
         ]
         if self._matrices:
+            kind = torch.optim.Muon if bfloat16 else Float32Muon
             self._parts.append(
-                torch.optim.Muon(
+                kind(
                     self._matrices,
                     lr=recipe.muon_lr,
                     weight_decay=0.0,  # the norms are fixed

@@ -13,8 +13,10 @@ from operators import BACKENDS, ImageScrambler, Key, PerImageScrambler
 from utils import checkpoint, cli
 from utils.cli import Parser, UserError
 from utils.data import FOLDER, NAMES
+from utils.precision import AMP
 from utils.recipe import FLIPS, INITS, OPTIMIZERS, PRESETS, SCHEDULES, Recipe
 
+AMP_HELP = "bfloat16 autocast; auto: where a short trial finds bfloat16 faster than float32"
 RECIPE_FLAGS = {
     "epochs": ("-epochs", cli.positive_int, "epochs to train"),
     "batch_size": ("-b", cli.positive_int, "images per step"),
@@ -58,7 +60,7 @@ RECIPE_FLAGS = {
     ),
     "rotation": ("-rotation", cli.degrees, "largest random rotation in degrees"),
     "cutout": ("-cutout", cli.count, "side in pixels of a random square that is blanked"),
-    "amp": ("-amp", cli.switch, "bfloat16 autocast"),
+    "amp": ("-amp", AMP, AMP_HELP),
     "channels_last": ("-channels_last", cli.switch, "channels_last memory format"),
     "compile": ("-compile", cli.switch, "torch.compile, which needs a C++ compiler on a CPU"),
     "sync_bn": ("-sync_bn", cli.switch, "batch-norm over the images of all GPUs, under torchrun"),
@@ -100,6 +102,8 @@ def recipe_from(args) -> Recipe:
             no compiler to compile with.
     """
     given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
+    if getattr(args, "resume", None) and given["amp"] is None:
+        given["amp"] = "auto"  # that of the run
     recipe = replace(PRESETS[args.preset], **{n: v for n, v in given.items() if v is not None})
     for name, (owner, needed) in READ_WHERE.items():
         if given[name] is not None and getattr(recipe, owner) != needed:
@@ -120,6 +124,11 @@ def recipe_from(args) -> Recipe:
     if recipe.compile and not any(name and shutil.which(name) for name in compilers):
         raise UserError("-compile needs a C++ compiler and finds none; give -compile off")
     return recipe
+
+
+def add_amp(parser: Parser) -> None:
+    """Add ``-amp`` where there is no recipe."""
+    parser.add_argument("-amp", choices=AMP, default="off", help=AMP_HELP)
 
 
 def check_init(parser: Parser, args) -> None:

@@ -7,7 +7,7 @@ point: each field can be replaced by its flag (`utils.options.RECIPE_FLAGS`).
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 OPTIMIZERS = ("sgd", "muon")
 SCHEDULES = ("multistep", "onecycle", "cosine")
@@ -21,7 +21,7 @@ class Recipe:
 
     ``muon_lr`` is that of the convolution weights under ``optimizer="muon"``, which keeps their
     norms; all other parameters are then trained by SGD with ``lr`` and ``weight_decay``, as they
-    are under ``optimizer="sgd"``.
+    are under ``optimizer="sgd"``. ``amp="auto"`` is for a run to settle when it starts.
     """
 
     epochs: int
@@ -44,7 +44,7 @@ class Recipe:
     flip: str = "random"
     rotation: float = 0.0
     cutout: int = 0
-    amp: bool = False
+    amp: str = "off"
     channels_last: bool = False
     compile: bool = False
     sync_bn: bool = False
@@ -62,7 +62,7 @@ _FAST = Recipe(
     init="whiten",
     flip="alternate",
     cutout=8,
-    amp=True,
+    amp="auto",
     channels_last=True,
 )
 _PRERESNET = Recipe(
@@ -92,11 +92,19 @@ PRESETS = {
         label_smoothing=0.1,
         flip="alternate",
         cutout=12,
-        amp=True,
+        amp="auto",
         channels_last=True,
         compile=True,
     ),
 }
+
+
+def from_saved(saved: dict) -> Recipe:
+    """The recipe that a checkpoint holds; what later versions added to recipes has its default."""
+    known = {f.name: saved[f.name] for f in fields(Recipe) if f.name in saved}
+    if isinstance(known["amp"], bool):  # before there was "auto"
+        known["amp"] = "on" if known["amp"] else "off"
+    return Recipe(**known)
 
 
 def lr_factor(recipe: Recipe, epoch: float) -> float:

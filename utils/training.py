@@ -19,7 +19,8 @@ from utils.deploy import per_image_scrambling
 from utils.engine import Trainer
 from utils.image_files import ImageFiles
 from utils.initialise import whiten_start
-from utils.recipe import Recipe
+from utils.precision import amp_is_on
+from utils.recipe import Recipe, from_saved
 from utils.run_files import RunFiles, clear_strays, new_folder
 from utils.run_record import environment, public_command, write_json
 from utils.stop import StopSignal, leave
@@ -100,6 +101,8 @@ def train(
     if options.resume is not None:
         resumed = distributed.share(lambda: checkpoint.read(options.resume))
         _check_resumable(options, recipe, permuting, per_image, resumed)
+    asked = recipe.amp
+    recipe = replace(recipe, amp=distributed.share(lambda: _amp(recipe, resumed, device)))
     data, validation, test, spec = distributed.one_first(lambda: _load(options))
     torch.manual_seed(derive_seed("initial weights", options.train_seed))
     net = _network(options, spec, scrambler, device)
@@ -116,6 +119,9 @@ def train(
     if min(last, recipe.batch_size) < 2 * distributed.size():
         networks.check_batch_of_one(net, spec.image_size)
     files = _open_files(options)
+    if asked == "auto" and distributed.rank() == 0:
+        arithmetic = "bfloat16 autocast" if recipe.amp == "on" else "float32"
+        print(f"arithmetic: {arithmetic} (-amp {recipe.amp})", flush=True)
     record["name"] = files.folder.name
     files.log_pictures(_examples(data, permuting, per_image))
 
@@ -132,7 +138,8 @@ def train(
     if resumed is not None:
         trainer.load_state(resumed)
         p = trainer.progress
-        record["resumed"].append({"epoch": p.epoch, "step": p.step, **environment()})
+        where = {"epoch": p.epoch, "step": p.step, "amp": recipe.amp}
+        record["resumed"].append(where | environment())
 
     def snapshot() -> dict:
         return {
@@ -219,6 +226,15 @@ def _run_epochs(trainer: Trainer, files: RunFiles, record: dict, validation, sna
             files.report(metrics, trainer.recipe.epochs, len(trainer.labels))
             if received := stop.received():
                 leave(received)
+
+
+def _amp(recipe: Recipe, resumed: dict | None, device: torch.device) -> str:
+    """``on`` or ``off``: as asked, else as the resumed run has it, else by what is fast here."""
+    if recipe.amp != "auto":
+        return recipe.amp
+    if resumed is not None:
+        return from_saved(resumed["recipe"]).amp
+    return "on" if amp_is_on("auto", device) else "off"
 
 
 def _load(options: RunOptions):
@@ -337,8 +353,7 @@ def _check_resumable(
             "from its weights"
         )
     record = state["record"]
-    known = {field.name for field in fields(Recipe)}
-    found_recipe = Recipe(**{n: v for n, v in state["recipe"].items() if n in known})
+    found_recipe = from_saved(state["recipe"])
     pairs = {
         "-net": (state["net"], options.net),
         "-dataset": (state["data"]["name"], options.dataset),
@@ -353,7 +368,7 @@ def _check_resumable(
         del pairs["-image_size"]
     if record.get("val_fraction") is not None:
         pairs["-val_fraction"] = (record["val_fraction"], options.val_fraction)
-    for name in sorted(known):
+    for name in sorted(f.name for f in fields(Recipe) if f.name != "amp"):  # the machine's, not its
         pairs[f"recipe {name}"] = (getattr(found_recipe, name), getattr(recipe, name))
     for name, (found, wanted) in pairs.items():
         if found != wanted:

@@ -19,6 +19,7 @@ from utils.allocator import keep_freed_memory
 from utils.data import load_split
 from utils.deploy import deploy, per_image_scrambling, spec_of, wrong_scrambler
 from utils.evaluation import count_correct, logits_in_batches
+from utils.precision import amp_is_on
 from utils.run_record import write_json
 
 
@@ -38,7 +39,7 @@ def parse_args():
     options.add_device(parser)
     options.add_weights(parser, conf.CHECKPOINT_DIR)
     parser.add_argument("-b", type=cli.positive_int, default=64, help="images per batch")
-    parser.add_argument("-amp", action="store_true", help="bfloat16 autocast")
+    options.add_amp(parser)
     parser.add_argument(
         "-json", type=Path, default=None, help="write the result to this file; default: nowhere"
     )
@@ -78,7 +79,7 @@ def main() -> None:
     logits = []
     with tqdm(total=len(data), desc="test", unit="img", disable=None) as bar:
         for batch in logits_in_batches(
-            deployed.net, deployed.preprocess, data, args.b, device, args.amp
+            deployed.net, deployed.preprocess, data, args.b, device, amp_is_on(args.amp, device)
         ):
             logits.append(batch)
             bar.update(len(batch))

@@ -94,7 +94,7 @@ def test_every_image_is_counted_once():
 def test_amp_and_channels_last_train():
     # noise without augmentation: what falls is what the network learns by heart
     still = replace(RECIPE, epochs=9, crop=0, flip="off", rotation=0.0, cutout=0)
-    ours = trainer(replace(still, amp=True, channels_last=True), TinyNet)
+    ours = trainer(replace(still, amp="on", channels_last=True), TinyNet)
     with StopSignal() as stop:
         losses = [ours.train_epoch(stop, save=lambda: None)["loss"] for _ in range(9)]
     assert losses[-1] < 0.8 * losses[0]

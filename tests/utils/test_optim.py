@@ -71,6 +71,18 @@ def test_muon_makes_an_orthogonal_step():
     assert singular.max() / singular.min() < 3
 
 
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_muon_in_float32_steps_alike(memory_format):
+    results = []
+    for bfloat16 in (True, False):
+        net = network(memory_format)
+        optimizer = Optimizer(net, replace(MUON, muon_lr=1.0), bfloat16)
+        step(net, optimizer, 1)
+        results.append(net.state_dict())
+    for name in results[0]:
+        assert torch.allclose(results[0][name], results[1][name], atol=0.05), name
+
+
 @pytest.mark.parametrize("recipe", [SGD, MUON], ids=["sgd", "muon"])
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_state_round_trip_is_exact(recipe, memory_format, tmp_path):

@@ -1,10 +1,10 @@
 """Learning rates against the published schedules, written out epoch by epoch."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from utils.recipe import PRESETS, lr_factor
+from utils.recipe import PRESETS, from_saved, lr_factor
 
 PUBLISHED, PRERESNET = PRESETS["published"], PRESETS["preresnet"]
 STEPS = 391
@@ -48,3 +48,12 @@ def test_one_cycle_and_cosine_end_at_zero(schedule, half):
     assert lr_factor(recipe, 10) == 0
     falling = [lr_factor(recipe, 2 + i / 10) for i in range(81)]
     assert falling == sorted(falling, reverse=True)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values())
+def test_a_saved_recipe_comes_back(preset):
+    assert from_saved(asdict(preset)) == preset
+    older = asdict(preset) | {"amp": True, "gone": 1}
+    del older["init"]  # a field of later versions
+    assert from_saved(older) == replace(preset, amp="on", init="default")
+    assert from_saved(older | {"amp": False}).amp == "off"

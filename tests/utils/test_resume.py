@@ -137,6 +137,24 @@ def test_a_run_of_format_1_gives_its_weights_but_is_not_resumed(root, tmp_path, 
     assert old.read_bytes() == before and not (tmp_path / "run.json").exists()
 
 
+def test_a_run_keeps_its_arithmetic_until_it_is_told_otherwise(tmp_path):
+    """As where it began on a machine with bfloat16, goes on there, and moves to one without."""
+    make_images(tmp_path / "images")
+    recipe = replace(RECIPE, amp="on")
+    assert Child(options(tmp_path), recipe, stop=signal.SIGTERM, stop_at=(0, 1)).wait() == [143]
+    (folder,) = folders(tmp_path)
+    resuming = options(tmp_path, resume=folder / "last.pt")
+    auto, off = replace(recipe, amp="auto"), replace(recipe, amp="off")
+    assert Child(resuming, auto, stop=signal.SIGTERM, stop_at=(1, 1)).wait() == [143]
+    assert checkpoint.read(folder / "last.pt")["recipe"]["amp"] == "on"
+    assert Child(resuming, off, stop=signal.SIGTERM, stop_at=(2, 1)).wait() == [143]
+    assert Child(resuming, auto).wait() == [0]
+    assert checkpoint.read(folder / "last.pt")["recipe"]["amp"] == "off"
+    resumed = [(r["epoch"], r["step"], r["amp"]) for r in record(folder)["resumed"]]
+    assert resumed == [(0, 2, "on"), (1, 2, "off"), (2, 2, "off")]
+    assert record(folder)["recipe"]["amp"] == "on"
+
+
 def test_the_record_is_complete(root):
     run = record(folders(root)[0])
     assert run["images"] == {"train": 39, "test": 12}
