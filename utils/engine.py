@@ -19,16 +19,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from utils import distributed
 from utils.batches import EpochPlan, Preprocess, augment, plan_epoch
 from utils.cli import UserError
 from utils.data import ImageSet
-from utils.evaluation import count_correct, logits_in_batches
+from utils.evaluation import all_logits, count_correct
 from utils.image_files import ImageFiles
 from utils.optim import Optimizer
 from utils.precision import amp_is_on, autocast
+from utils.progress import ProgressBar
 from utils.recipe import Recipe, lr_factor
 from utils.stop import StopSignal, leave
 from utils.streams import derive_seed
@@ -153,17 +153,20 @@ class Trainer:
         started = time.perf_counter() - p.seconds
         so_far = [p.loss_sum, p.correct] if distributed.rank() == 0 else [0.0, 0.0]
         sums = torch.tensor(so_far, dtype=torch.float64, device=self.device)
-        with self._bar() as bar:
+        with self._shown() as shown:
             for share, images in zip(shares, batches, strict=True):
                 sums += self._step(share, images)
                 p.step += 1
                 p.images += share.batch
-                bar.update(share.batch)
+                shown.update(share.batch)
                 within = p.step < steps
                 received = stop.received()
                 due = self.save_every and p.step % self.save_every == 0
                 if p.step % CHECK_EVERY == 0 or due or received or not within:
-                    self._take_stock(sums, started, bar)
+                    self._take_stock(sums, started)
+                    shown.note = (
+                        f"loss {p.loss_sum / p.images:.3f}, {p.correct / p.images:.1%} right"
+                    )
                 if within and (due or received):
                     save()
                 if within and received:
@@ -189,14 +192,14 @@ class Trainer:
             return Share(plan.part(slice(first, first + 1)), batch, weight=0.0)
         return Share(plan.part(slice(begin, end)), batch, weight=1.0)
 
-    def _bar(self) -> tqdm:
-        return tqdm(
-            total=len(self.labels),
-            initial=self.progress.images,
-            desc=f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}",
-            unit="img",
-            unit_scale=True,
-            disable=None if distributed.rank() == 0 else True,  # None: on a terminal only
+    def _shown(self) -> ProgressBar:
+        p, epochs = self.progress, self.recipe.epochs
+        return ProgressBar(
+            f"epoch {p.epoch + 1}/{epochs}",
+            len(self.labels),
+            done=p.images,
+            later=len(self.labels) * (epochs - p.epoch - 1),
+            quiet=distributed.rank() > 0,
         )
 
     def _step(self, share: Share, images: torch.Tensor) -> torch.Tensor:
@@ -224,7 +227,7 @@ class Trainer:
         correct = share.weight * (logits.detach().argmax(1) == labels).sum()
         return torch.stack([loss_sum.detach().double(), correct.double()])
 
-    def _take_stock(self, sums: torch.Tensor, started: float, bar: tqdm) -> None:
+    def _take_stock(self, sums: torch.Tensor, started: float) -> None:
         """Bring ``progress`` up to date, over all processes, and stop if training has diverged."""
         p = self.progress
         p.loss_sum, correct = distributed.total(*sums.tolist())
@@ -237,7 +240,6 @@ class Trainer:
                 f"{p.step}; training stopped, checkpoints are as they were. Try lower rates: "
                 f"-lr is {self.recipe.lr:g}{muon}"
             )
-        bar.set_postfix(loss=f"{p.loss_sum / p.images:.3f}", acc=f"{p.correct / p.images:.2%}")
 
     def count_correct(self, data: ImageSet | ImageFiles) -> int:
         """How many of ``data`` the network to evaluate classifies correctly.
@@ -248,8 +250,14 @@ class Trainer:
         mine = data.subset(torch.arange(len(data))[distributed.rank() :: distributed.size()])
         correct = 0
         if len(mine):
-            batches = logits_in_batches(
-                self.best_net, self.preprocess, mine, TEST_BATCH, self.device, self.amp
+            logits = all_logits(
+                self.best_net,
+                self.preprocess,
+                mine,
+                TEST_BATCH,
+                self.device,
+                self.amp,
+                quiet=distributed.rank() > 0,
             )
-            correct = count_correct(torch.cat(list(batches)), mine.labels)
+            correct = count_correct(logits, mine.labels)
         return int(distributed.total(correct)[0])

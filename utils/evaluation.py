@@ -8,6 +8,7 @@ from torch import nn
 from utils.data import ImageSet
 from utils.image_files import ImageFiles
 from utils.precision import autocast
+from utils.progress import ProgressBar
 
 
 def logits_in_batches(
@@ -40,6 +41,24 @@ def logits_in_batches(
             yield logits
     finally:
         net.train(training)
+
+
+def all_logits(
+    net: nn.Module,
+    preprocess: nn.Module,
+    data: ImageSet | ImageFiles,
+    batch_size: int,
+    device: torch.device,
+    amp: bool = False,
+    quiet: bool = False,
+) -> torch.Tensor:
+    """The logits of the whole data set, ``(N, num_classes)``; shows progress unless ``quiet``."""
+    parts = []
+    with ProgressBar("test", len(data), quiet=quiet) as bar:
+        for logits in logits_in_batches(net, preprocess, data, batch_size, device, amp):
+            parts.append(logits)
+            bar.update(len(logits))
+    return torch.cat(parts)
 
 
 def count_correct(logits: torch.Tensor, labels: torch.Tensor) -> int:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import conf
 import torch
-from torch import nn
 
 import models
 from operators import ImageScrambler
@@ -18,7 +17,7 @@ from utils import checkpoint, cli, options
 from utils.allocator import keep_freed_memory
 from utils.data import FOLDER, ImageSet, load_split
 from utils.deploy import deploy, spec_of, wrong_scrambler
-from utils.evaluation import count_correct, logits_in_batches
+from utils.evaluation import all_logits, count_correct
 from utils.files import write_text
 from utils.recipe import Recipe
 from utils.run_record import environment, public_command, write_json
@@ -79,7 +78,8 @@ def main() -> None:
 
     def logits(net: str, path: Path, scramble: ImageScrambler | None) -> torch.Tensor:
         deployed = deploy(net, args.dataset, path, key, scramble, device, args.backend)
-        return _logits(deployed.net, deployed.preprocess, test, recipe, device)
+        batch = recipe.batch_size
+        return all_logits(deployed.net, deployed.preprocess, test, batch, device)
 
     keyed = args.net + models.KEYED_SUFFIX
     plain = logits(args.net, weights, None)
@@ -115,12 +115,6 @@ def main() -> None:
     write_text(args.out_dir / "table1.md", markdown(table))
     print(markdown(table))
     options.warn_of_seed(args)
-
-
-def _logits(
-    net: nn.Module, preprocess: nn.Module, data: ImageSet, recipe: Recipe, device: torch.device
-) -> torch.Tensor:
-    return torch.cat(list(logits_in_batches(net, preprocess, data, recipe.batch_size, device)))
 
 
 def _fine_tune(

@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 
 import conf
-import torch
-from tqdm import tqdm
 
 from models import is_keyed
 from operators import Key, PerImageScrambler
@@ -18,7 +16,7 @@ from utils import checkpoint, cli, options
 from utils.allocator import keep_freed_memory
 from utils.data import load_split
 from utils.deploy import deploy, per_image_scrambling, spec_of, wrong_scrambler
-from utils.evaluation import count_correct, logits_in_batches
+from utils.evaluation import all_logits, count_correct
 from utils.precision import amp_is_on
 from utils.run_record import write_json
 
@@ -76,14 +74,9 @@ def main() -> None:
     data = load_split(args.dataset, "test", args.data_dir, spec)
 
     started = time.perf_counter()
-    logits = []
-    with tqdm(total=len(data), desc="test", unit="img", disable=None) as bar:
-        for batch in logits_in_batches(
-            deployed.net, deployed.preprocess, data, args.b, device, amp_is_on(args.amp, device)
-        ):
-            logits.append(batch)
-            bar.update(len(batch))
-    correct = count_correct(torch.cat(logits), data.labels)
+    amp = amp_is_on(args.amp, device)
+    logits = all_logits(deployed.net, deployed.preprocess, data, args.b, device, amp)
+    correct = count_correct(logits, data.labels)
     print(f"Accuracy: {correct / len(data):.2%} ({correct}/{len(data)})")
     if args.json is not None:
         write_json(
