@@ -1,9 +1,9 @@
 """Pre-activation ResNets for 32x32 images, PreResNet-110 among them (paper, section 4).
 
 The network of the well-known CIFAR implementations, whose depth is ``6n + 2``: a 3x3 stem of 16
-channels, three stages of ``n`` blocks with 16, 32 and 64 channels, batch normalisation, 8x8 average
-pooling, a linear layer. Each block normalises and activates before it convolves; where its shape
-changes, the shortcut is a 1x1 convolution without normalisation. No convolution has a bias.
+channels, three stages of ``n`` blocks with 16, 32 and 64 channels, batch normalisation, the mean
+over the 8x8 map, a linear layer. Each block normalises and activates before it convolves; where its
+shape changes, the shortcut is a 1x1 convolution without normalisation. No convolution has a bias.
 
 The depth counts two layers a block, as basic blocks have them. With bottleneck blocks (three
 layers, four times the channels) the network that is known as PreResNet-110, and whose 1.70 million
@@ -15,10 +15,12 @@ Architecture: He et al., "Identity Mappings in Deep Residual Networks", ECCV 201
 import torch
 from torch import Tensor, nn
 
+from models.stochastic_depth import ResidualBlock
+
 DEPTHS = (20, 32, 44, 56, 110)
 
 
-class Block(nn.Module):
+class Block(ResidualBlock):
     """``x + f(x)`` with ``f`` a chain of normalise, activate, convolve.
 
     Shape: ``(N, C, H, W)`` -> ``(N, channels, H / stride, W / stride)``.
@@ -42,18 +44,17 @@ class Block(nn.Module):
         same = stride == 1 and channels == in_channels
         self.shortcut = None if same else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = x
+    def branch(self, x: Tensor) -> Tensor:
         for i in range(1, self.length + 1):
-            y = self.relu(getattr(self, f"bn{i}")(y))
-            y = getattr(self, f"conv{i}")(y)
-        return y + (x if self.shortcut is None else self.shortcut(x))
+            x = self.relu(getattr(self, f"bn{i}")(x))
+            x = getattr(self, f"conv{i}")(x)
+        return x
 
 
 class PreResNet(nn.Module):
     """A pre-activation ResNet; 1,703,258 parameters at depth 110, 1,730,522 with basic blocks.
 
-    Shape: input ``(N, 3, 32, 32)``, output logits ``(N, num_classes)``.
+    Shape: input ``(N, 3, H, W)``, 32x32 as published, output logits ``(N, num_classes)``.
 
     Args:
         depth: ``6n + 2``, for ``n`` blocks in each stage.
@@ -84,7 +85,7 @@ class PreResNet(nn.Module):
                 channels = chain[-1][0]
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
         self.bn = nn.BatchNorm2d(channels)
-        self.pool = nn.AvgPool2d(8)
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -92,5 +93,5 @@ class PreResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        x = self.pool(torch.relu(self.bn(x)))  # (N, C, 8, 8) -> (N, C, 1, 1)
+        x = self.pool(torch.relu(self.bn(x)))  # (N, C, H/4, W/4) -> (N, C, 1, 1)
         return self.fc(torch.flatten(x, 1))

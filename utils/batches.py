@@ -131,6 +131,11 @@ def _rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(images.dtype)
 
 
+def shrink(inputs: torch.Tensor, side: int) -> torch.Tensor:
+    """Average over areas: ``(N, C, H, W)`` -> ``(N, C, side, side)``."""
+    return F.interpolate(inputs, (side, side), mode="area")
+
+
 class Preprocess(nn.Module):
     """uint8 images to network input: scramble if asked, scale to [0, 1], normalise per channel.
 

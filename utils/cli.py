@@ -137,6 +137,14 @@ def side(text: str) -> int:
     return _number(text, int, lambda v: 1 <= v <= MAX_SIDE, f"a whole number in 1..{MAX_SIDE}")
 
 
+def sides(text: str) -> tuple[int, ...]:
+    """Rising sides of pictures in pixels, with commas between them."""
+    numbers = tuple(side(part) for part in text.split(","))
+    if list(numbers) != sorted(set(numbers)):
+        raise argparse.ArgumentTypeError(f"expected rising numbers of pixels, got {text!r}")
+    return numbers
+
+
 def padding(text: str) -> int:
     """A number of pixels in 0..10000."""
     return _number(text, int, lambda v: 0 <= v <= MAX_SIDE, f"a whole number in 0..{MAX_SIDE}")

@@ -64,9 +64,10 @@ def size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def parallel(net: nn.Module, device: torch.device) -> nn.Module:
+def parallel(net: nn.Module, device: torch.device, whole: bool = True) -> nn.Module:
     """The network whose gradients are the team's mean; ``net`` itself for a team of one.
 
+    Not ``whole``: a step may leave parameters out, the same ones in every process.
     Buffers are left alone: only evaluation reads running statistics, after ``share_buffers``.
     """
     if size() == 1:
@@ -75,7 +76,9 @@ def parallel(net: nn.Module, device: torch.device) -> nn.Module:
     with warnings.catch_warnings():
         # the argument has a new name in the newest torch, which older ones do not know
         warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(net, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(
+            net, device_ids=devices, broadcast_buffers=False, find_unused_parameters=not whole
+        )
 
 
 def share(make: Callable[[], object]) -> object:

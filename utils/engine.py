@@ -13,6 +13,7 @@ numbers (dropout).
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
@@ -20,8 +21,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from models.stochastic_depth import random_depth
 from utils import distributed
-from utils.batches import EpochPlan, Preprocess, augment, plan_epoch
+from utils.batches import EpochPlan, Preprocess, augment, plan_epoch, shrink
 from utils.cli import UserError
 from utils.data import ImageSet
 from utils.evaluation import all_logits, count_correct
@@ -29,9 +31,9 @@ from utils.image_files import ImageFiles
 from utils.optim import Optimizer
 from utils.precision import amp_is_on, autocast
 from utils.progress import ProgressBar
-from utils.recipe import Recipe, lr_factor
+from utils.recipe import Recipe, lr_factor, side_of_epoch
 from utils.stop import StopSignal, leave
-from utils.streams import derive_seed
+from utils.streams import derive_seed, generator
 
 CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
 TEST_BATCH = 500  # images
@@ -96,7 +98,7 @@ class Trainer:
         if recipe.ema:
             average = get_ema_multi_avg_fn(recipe.ema)
             self.averaged = AveragedModel(self.net, multi_avg_fn=average, use_buffers=True)
-        together = distributed.parallel(self.net, device)
+        together = distributed.parallel(self.net, device, whole=recipe.depth_kept == 1)
         self.forward = torch.compile(together) if recipe.compile else together
         self.progress = Progress()
         self.history: list[dict] = []
@@ -211,7 +213,9 @@ class Trainer:
         )
         labels = self.labels[plan.order.to(self.device)]
         inputs = self.preprocess(augment(images.to(self.device), plan, self.recipe))
-        with autocast(self.device, self.amp):
+        if (side := side_of_epoch(self.recipe, p.epoch)) is not None:
+            inputs = shrink(inputs, side)
+        with autocast(self.device, self.amp), self._depth():
             logits = self.forward(inputs).float()
         loss_sum = share.weight * F.cross_entropy(
             logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum"
@@ -226,6 +230,14 @@ class Trainer:
             self.averaged.update_parameters(self.net)
         correct = share.weight * (logits.detach().argmax(1) == labels).sum()
         return torch.stack([loss_sum.detach().double(), correct.double()])
+
+    def _depth(self) -> AbstractContextManager:
+        """Which residual blocks the current step skips, the same in every process."""
+        if self.recipe.depth_kept == 1:
+            return nullcontext()
+        p = self.progress
+        draws = generator("depth", self.seed, p.epoch, p.step)
+        return random_depth(self.net, self.recipe.depth_kept, draws)
 
     def _take_stock(self, sums: torch.Tensor, started: float) -> None:
         """Bring ``progress`` up to date, over all processes, and stop if training has diverged."""

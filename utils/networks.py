@@ -34,13 +34,30 @@ def build(
     try:
         keyed = models.is_keyed(name)
         net = models.create_model(name, num_classes, scrambler if keyed else None, backend)
-        net = net.to(device)
+    except ValueError as error:
+        raise _cannot_take(name, image_size, error) from error
+    net = net.to(device)
+    check_size(net, name, image_size)
+    return net
+
+
+def check_size(net: nn.Module, name: str, image_size: tuple[int, int]) -> None:
+    """Refuse images that a network does not compute on; it is in evaluation mode afterwards.
+
+    Raises:
+        UserError: naming ``-net`` and the size.
+    """
+    device = next(net.parameters()).device
+    try:
         with torch.no_grad():
             net.eval()(torch.zeros(1, 3, *image_size, device=device))
     except (AssertionError, RuntimeError, ValueError) as error:  # torchvision asserts sizes
-        height, width = image_size
-        raise UserError(f"-net {name} cannot take {height}x{width} images ({error})") from error
-    return net
+        raise _cannot_take(name, image_size, error) from error
+
+
+def _cannot_take(name: str, image_size: tuple[int, int], error: Exception) -> UserError:
+    height, width = image_size
+    return UserError(f"-net {name} cannot take {height}x{width} images ({error})")
 
 
 def check_batch_of_one(net: nn.Module, image_size: tuple[int, int]) -> None:

@@ -60,6 +60,18 @@ RECIPE_FLAGS = {
     ),
     "rotation": ("-rotation", cli.degrees, "largest random rotation in degrees"),
     "cutout": ("-cutout", cli.count, "side in pixels of a random square that is blanked"),
+    "sizes": (
+        "-sizes",
+        cli.sides,
+        "sides in pixels to which augmented images are shrunk in equal parts of the run, as "
+        "16,24,32; the last is the images' own",
+    ),
+    "depth_kept": (
+        "-depth_kept",
+        cli.share,
+        "stochastic depth: probability that a step computes the last residual block, up to 1 for "
+        "the first; 1 computes all",
+    ),
     "amp": ("-amp", AMP, AMP_HELP),
     "channels_last": ("-channels_last", cli.switch, "channels_last memory format"),
     "compile": ("-compile", cli.switch, "torch.compile, which needs a C++ compiler on a CPU"),
@@ -120,6 +132,11 @@ def recipe_from(args) -> Recipe:
         raise UserError("-schedule multistep needs -milestones, as 0.3,0.6,0.8")
     if recipe.nesterov and not recipe.momentum:
         raise UserError("-nesterov needs a -momentum above 0")
+    if recipe.compile and recipe.depth_kept < 1:
+        raise UserError(
+            f"-depth_kept {recipe.depth_kept:g} makes another program of every step; "
+            "give -compile off"
+        )
     compilers = (os.environ.get("CXX"), "g++", "clang++", "cl")
     if recipe.compile and not any(name and shutil.which(name) for name in compilers):
         raise UserError("-compile needs a C++ compiler and finds none; give -compile off")

@@ -22,6 +22,9 @@ class Recipe:
     ``muon_lr`` is that of the convolution weights under ``optimizer="muon"``, which keeps their
     norms; all other parameters are then trained by SGD with ``lr`` and ``weight_decay``, as they
     are under ``optimizer="sgd"``. ``amp="auto"`` is for a run to settle when it starts.
+    ``sizes`` are the sides, in pixels, to which images are shrunk in
+    equal parts of the run; none for images as they are. ``depth_kept`` is the probability that the
+    last residual block takes part in a step (``models.stochastic_depth``).
     """
 
     epochs: int
@@ -44,6 +47,8 @@ class Recipe:
     flip: str = "random"
     rotation: float = 0.0
     cutout: int = 0
+    sizes: tuple[int, ...] = ()
+    depth_kept: float = 1.0
     amp: str = "off"
     channels_last: bool = False
     compile: bool = False
@@ -130,3 +135,14 @@ def lr_factor(recipe: Recipe, epoch: float) -> float:
         return recipe.gamma**passed
     left = max(0.0, recipe.epochs - epoch) / max(recipe.epochs - recipe.warm, 1e-12)
     return left if recipe.schedule == "onecycle" else (1 - math.cos(math.pi * left)) / 2
+
+
+def side_of_epoch(recipe: Recipe, epoch: int) -> int | None:
+    """The side of the images of an epoch, which counts from 0; None for images as they are.
+
+    Example:
+        >>> recipe = replace(PRESETS["published"], epochs=3, sizes=(16, 32))
+        >>> [side_of_epoch(recipe, epoch) for epoch in range(3)]
+        [16, 16, 32]
+    """
+    return recipe.sizes[epoch * len(recipe.sizes) // recipe.epochs] if recipe.sizes else None

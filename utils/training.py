@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import models
+from models.stochastic_depth import residual_blocks
 from operators import ImageScrambler, PerImageScrambler
 from utils import checkpoint, distributed, networks
 from utils.batches import Preprocess
@@ -106,6 +107,7 @@ def train(
     data, validation, test, spec = distributed.one_first(lambda: _load(options))
     torch.manual_seed(derive_seed("initial weights", options.train_seed))
     net = _network(options, spec, scrambler, device)
+    _check_recipe(options, recipe, net, spec)
     if resumed is None:
         record = _new_record(options, recipe, permuting, per_image, net, len(data), len(test))
     else:
@@ -262,6 +264,28 @@ def _network(
         state = distributed.share(lambda: checkpoint.read(options.weights))
         checkpoint.load_weights(net, state, options.weights)
     return net
+
+
+def _check_recipe(options: RunOptions, recipe: Recipe, net: nn.Module, spec: DatasetSpec) -> None:
+    """Refuse what the network or the images do not allow."""
+    if recipe.depth_kept < 1 and (models.is_keyed(options.net) or not residual_blocks(net)):
+        raise UserError(
+            f"-depth_kept {recipe.depth_kept:g} skips blocks of a plain PreResNet; "
+            f"-net {options.net} has none that could be skipped; give -depth_kept 1"
+        )
+    if recipe.sizes:
+        sizes, (height, width) = ",".join(map(str, recipe.sizes)), spec.image_size
+        if not recipe.sizes[-1] == height == width:
+            raise UserError(
+                f"-sizes {sizes}: the last must be that of the images, which are {height}x{width}"
+            )
+        if options.permute and len(recipe.sizes) > 1:
+            raise UserError(
+                f"-sizes {sizes}: a key scrambles images of one size; "
+                f"give -sizes {height} with -permute"
+            )
+        for side in recipe.sizes[:-1]:
+            networks.check_size(net, options.net, (side, side))
 
 
 def _whiten(
