@@ -21,10 +21,10 @@ class Recipe:
 
     ``muon_lr`` is that of the convolution weights under ``optimizer="muon"``, which keeps their
     norms; all other parameters are then trained by SGD with ``lr`` and ``weight_decay``, as they
-    are under ``optimizer="sgd"``. ``amp="auto"`` is for a run to settle when it starts.
-    ``sizes`` are the sides, in pixels, to which images are shrunk in
-    equal parts of the run; none for images as they are. ``depth_kept`` is the probability that the
-    last residual block takes part in a step (``models.stochastic_depth``).
+    are under ``optimizer="sgd"``. ``amp="auto"`` is for a run to settle when it starts. ``sizes``
+    are the sides, in pixels, to which images are shrunk in equal parts of the run; none for images
+    as they are. ``depth_kept`` is the probability that the last residual block takes part in a step
+    (``models.stochastic_depth``).
     """
 
     epochs: int
@@ -140,9 +140,15 @@ def lr_factor(recipe: Recipe, epoch: float) -> float:
 def side_of_epoch(recipe: Recipe, epoch: int) -> int | None:
     """The side of the images of an epoch, which counts from 0; None for images as they are.
 
+    Where the parts cannot be equal, larger images have the longer ones; the last epoch has the
+    largest.
+
     Example:
-        >>> recipe = replace(PRESETS["published"], epochs=3, sizes=(16, 32))
-        >>> [side_of_epoch(recipe, epoch) for epoch in range(3)]
-        [16, 16, 32]
+        >>> recipe = replace(PRESETS["published"], epochs=5, sizes=(16, 32))
+        >>> [side_of_epoch(recipe, epoch) for epoch in range(5)]
+        [16, 16, 32, 32, 32]
     """
-    return recipe.sizes[epoch * len(recipe.sizes) // recipe.epochs] if recipe.sizes else None
+    if not recipe.sizes:
+        return None
+    left = recipe.epochs - 1 - epoch
+    return recipe.sizes[-1 - left * len(recipe.sizes) // recipe.epochs]

@@ -119,7 +119,8 @@ def train(
             )
     last = len(data) % recipe.batch_size or recipe.batch_size
     if min(last, recipe.batch_size) < 2 * distributed.size():
-        networks.check_batch_of_one(net, spec.image_size)
+        smallest = 2 * recipe.sizes[:1] or spec.image_size
+        networks.check_batch_of_one(net, smallest)
     files = _open_files(options)
     if asked == "auto" and distributed.rank() == 0:
         arithmetic = "bfloat16 autocast" if recipe.amp == "on" else "float32"

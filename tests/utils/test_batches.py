@@ -8,7 +8,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from operators import ImageScrambler
-from utils.batches import Preprocess, augment, plan_epoch
+from utils.batches import Preprocess, augment, plan_epoch, shrink
 from utils.recipe import PRESETS
 
 RECIPE = replace(PRESETS["published"], rotation=0.0)
@@ -104,3 +104,17 @@ def test_preprocess_scrambles_then_normalises(channels_last):
     assert result.is_contiguous(
         memory_format=torch.channels_last if channels_last else torch.contiguous_format
     )
+
+
+def test_shrinking_averages_areas():
+    pixels = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    halves = pixels.view(2, 3, 4, 2, 4, 2).mean((3, 5))
+    torch.testing.assert_close(shrink(pixels, 4), halves)
+    three_quarters = shrink(pixels, 6)  # windows of two pixels that begin at 0, 1, 2, 4, 5, 6
+    for y, top in enumerate((0, 1, 2, 4, 5, 6)):
+        for x, left in enumerate((0, 1, 2, 4, 5, 6)):
+            window = pixels[:, :, top : top + 2, left : left + 2].mean((2, 3))
+            torch.testing.assert_close(three_quarters[:, :, y, x], window)
+    assert torch.equal(shrink(pixels, 8), pixels)
+    last = pixels.contiguous(memory_format=torch.channels_last)
+    assert shrink(last, 4).is_contiguous(memory_format=torch.channels_last)

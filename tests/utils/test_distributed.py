@@ -42,6 +42,19 @@ def test_two_processes_train_like_one(root):
     assert [len(files) for files in events] == [1, 1]
 
 
+def test_two_processes_skip_the_blocks_that_one_skips(tmp_path):
+    make_images(tmp_path / "images")
+    run = options(tmp_path, net="skipping", select="test")
+    recipe = replace(PLAIN, depth_kept=0.3)
+    for ranks in (1, 2):
+        assert Child(run, recipe, ranks=ranks).wait() == [0] * ranks
+    alone, together = folders(tmp_path, "skipping")
+    close(together, alone)
+    assert Child(run, replace(PLAIN, depth_kept=1.0)).wait() == [0]
+    whole = folders(tmp_path, "skipping")[-1]
+    assert metrics(whole)[0]["loss"] != pytest.approx(metrics(alone)[0]["loss"], rel=1e-3)
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])
 def test_resumed_on_another_number_of_processes(root, before, after):
     run = options(root, net="plain", select="test")

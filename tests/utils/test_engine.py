@@ -10,7 +10,16 @@ from torch.nn import functional as F
 
 import models
 from operators import ImageScrambler
-from tests.utils.tiny import RECIPE, SIZE, PlainNet, TinyNet, make_images, options
+from tests.utils.tiny import (
+    RECIPE,
+    SIZE,
+    PlainNet,
+    ScaledBlock,
+    SkippingNet,
+    TinyNet,
+    make_images,
+    options,
+)
 from utils.batches import Preprocess, augment, plan_epoch
 from utils.cli import UserError
 from utils.data import ImageSet
@@ -91,6 +100,32 @@ def test_every_image_is_counted_once():
     assert ours.count_correct(data) == right
 
 
+def test_every_epoch_has_the_images_of_its_part_of_the_run():
+    ours, seen = trainer(replace(RECIPE, sizes=(4, 8), ema=0.0), SkippingNet), []
+    ours.net.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    with StopSignal() as stop:
+        for _ in range(3):
+            ours.train_epoch(stop, save=lambda: None)
+    sides = [4] * 3 + [8] * 6  # 21 images in batches of 8: 3 steps an epoch
+    assert seen == [(n, 3, side, side) for side, n in zip(sides, (8, 8, 5) * 3, strict=True)]
+    ours.count_correct(images())
+    assert seen[-1] == (21, 3, 8, 8)
+
+
+def test_steps_skip_different_blocks():
+    ours, ran = trainer(replace(RECIPE, depth_kept=0.3, ema=0.0), SkippingNet), []
+    blocks = [m for m in ours.net if isinstance(m, ScaledBlock)]
+    for block in blocks:
+        block.conv.register_forward_hook(lambda *_, block=block: ran[-1].add(blocks.index(block)))
+    ours.net.register_forward_pre_hook(lambda *_: ran.append(set()))
+    with StopSignal() as stop:
+        for _ in range(3):
+            ours.train_epoch(stop, save=lambda: None)
+    assert len(ran) == 9 and len({frozenset(step) for step in ran}) > 3
+    ours.count_correct(images())
+    assert ran[-1] == {0, 1, 2, 3}
+
+
 def test_amp_and_channels_last_train():
     # noise without augmentation: what falls is what the network learns by heart
     still = replace(RECIPE, epochs=9, crop=0, flip="off", rotation=0.0, cutout=0)
@@ -141,6 +176,17 @@ def test_nothing_is_written_where_a_run_cannot_begin(root):
         train(options(root, image_size=(9, 9)), RECIPE, None, CPU)
     with pytest.raises(UserError, match="-sync_bn"):
         train(options(root), replace(RECIPE, sync_bn=True), None, CPU)
+    key = ImageScrambler((SIZE, SIZE), seed=2)
+    models._PLAIN["skipping"] = SkippingNet
+    for net, change, permute, message in (
+        ("tiny", {"depth_kept": 0.8}, False, "-depth_kept 0.8 .*-net tiny has none"),
+        ("skipping_permuted", {"depth_kept": 0.8}, True, "-net skipping_permuted has none"),
+        ("skipping", {"sizes": (4, 8)}, True, "-sizes 4,8: a key .* give -sizes 8"),
+        ("skipping", {"sizes": (4, 6)}, False, "-sizes 4,6: the last .* which are 8x8"),
+        ("tiny", {"sizes": (2, 8)}, False, "-net tiny cannot take 2x2 images"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(options(root, net=net, permute=permute), replace(RECIPE, **change), key, CPU)
     kept = [p for p in sorted(root.rglob("*")) if p.name != "bad.pt" and "cache" not in p.parts]
     assert kept == [p for p in before if "cache" not in p.parts]
 

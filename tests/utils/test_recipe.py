@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from utils.recipe import PRESETS, from_saved, lr_factor
+from utils.recipe import PRESETS, from_saved, lr_factor, side_of_epoch
 
 PUBLISHED, PRERESNET = PRESETS["published"], PRESETS["preresnet"]
 STEPS = 391
@@ -57,3 +57,13 @@ def test_a_saved_recipe_comes_back(preset):
     del older["init"]  # a field of later versions
     assert from_saved(older) == replace(preset, amp="on", init="default")
     assert from_saved(older | {"amp": False}).amp == "off"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "sides"),
+    [(6, [16, 16, 24, 24, 32, 32]), (4, [16, 24, 32, 32]), (2, [24, 32]), (1, [32])],
+)
+def test_sizes_have_equal_parts_and_the_last_epoch_the_largest(epochs, sides):
+    recipe = replace(PUBLISHED, epochs=epochs, sizes=(16, 24, 32))
+    assert [side_of_epoch(recipe, epoch) for epoch in range(epochs)] == sides
+    assert side_of_epoch(PUBLISHED, 0) is None

@@ -89,6 +89,21 @@ def test_per_image_keys_are_those_of_the_run_that_was_not_stopped(tmp_path):
     assert record(folder)["per_image"] is True
 
 
+def test_skipped_blocks_and_smaller_images_are_those_of_the_run_that_was_not_stopped(tmp_path):
+    make_images(tmp_path / "images")
+    recipe = replace(RECIPE, sizes=(4, 6, 8), depth_kept=0.4, rotation=0.0)
+    run = options(tmp_path, net="residual")
+    assert Child(run, recipe).wait() == [0]
+    reference = folders(tmp_path, "residual")[0]
+    for at in ((0, 2), (1, 5), (2, 1)):  # the second ends the epochs of 6 pixels
+        assert Child(run, recipe, stop=signal.SIGTERM, stop_at=at).wait() == [143]
+        folder = folders(tmp_path, "residual")[-1]
+        assert Child(replace(run, resume=folder / "last.pt"), recipe).wait() == [0]
+        finished_like(folder, reference)
+    another = Child(replace(run, resume=folder / "last.pt"), replace(recipe, depth_kept=0.5))
+    assert another.wait() == [2] and "recipe depth_kept 0.4, asked for is 0.5" in another.errors
+
+
 def test_a_run_that_diverges_keeps_its_checkpoint(tmp_path):
     make_images(tmp_path / "images")
     wild = replace(RECIPE, lr=1e30, clip=0.0, warm=2, optimizer="sgd")

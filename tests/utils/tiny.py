@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from PIL import Image
 from torch import nn
 
 import models
+from models.preresnet import PreResNet
+from models.stochastic_depth import ResidualBlock
 from operators import PerImageScrambler
 from utils import cli, distributed
 from utils.engine import Trainer
@@ -71,6 +74,30 @@ class PlainNet(nn.Sequential):
             nn.Conv2d(8, 8, 3, stride=2),
             nn.Flatten(),
             nn.Linear(72, num_classes),
+        )
+
+
+class ScaledBlock(ResidualBlock):
+    """A convolution without batch-norm, which a step may skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def branch(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.conv(x))
+
+
+class SkippingNet(nn.Sequential):
+    """Blocks that a step may skip, and no layer that looks at other images."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, padding=1),
+            *(ScaledBlock() for _ in range(4)),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(32, num_classes),
         )
 
 
@@ -161,7 +188,12 @@ class Child:
 def _run(run, recipe, rank, ranks, port, stop, stop_at, started, stderr, per_image) -> None:
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_APPEND), 2)
     torch.set_num_threads(1)
-    models._PLAIN |= {"tiny": TinyNet, "plain": PlainNet}
+    models._PLAIN |= {
+        "tiny": TinyNet,
+        "plain": PlainNet,
+        "skipping": SkippingNet,
+        "residual": partial(PreResNet, 8),
+    }
     if ranks > 1:
         team = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
         os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {k: str(v) for k, v in team.items()}
