@@ -1,9 +1,9 @@
 """Training recipes: every number that decides how a network is trained, and the named presets.
 
 ``published`` is the paper's recipe (section 3), ``preresnet`` that of record for PreResNet-110.
-``fast`` was tuned for VGG16 in a few epochs on a CPU, ``preresnet-cpu`` for PreResNet-110 in a night
-on two cores with bfloat16. ``vgg16-best``, ``preresnet110-best`` and
-``vgg16-speed`` are meant for a GPU and have not been run to their end yet. A preset is a starting
+``fast`` was tuned for VGG16 in a few epochs on a CPU; ``preresnet-cpu`` is for PreResNet-110 in a
+night on two cores that do bfloat16 fast. ``vgg16-best``, ``preresnet110-best`` and ``vgg16-speed``
+are meant for a GPU and have not been run to their end yet. A preset is a starting
 point: each field can be replaced by its flag (`utils.options.RECIPE_FLAGS`).
 """
 
