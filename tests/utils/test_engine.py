@@ -3,12 +3,14 @@
 import json
 import statistics
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 import models
+from models.preresnet import PreResNet
 from operators import ImageScrambler
 from tests.utils.tiny import (
     RECIPE,
@@ -204,3 +206,11 @@ def test_a_step_of_one_image_is_refused_where_batch_norm_needs_two(root):
         recipe = replace(RECIPE, batch_size=batch_size)
         with pytest.raises(UserError, match="-b: a step would have a single image"):
             train(options(root, net="torchvision:resnet18"), recipe, None, CPU)
+
+
+def test_a_step_of_one_image_is_refused_where_only_the_smaller_images_need_two(root):
+    models._PLAIN["residual"] = partial(PreResNet, 8)
+    recipe = replace(RECIPE, batch_size=11, epochs=2)  # of 12 images
+    assert train(options(root, net="residual"), recipe, None, CPU)["epochs"]
+    with pytest.raises(UserError, match="-b: a step would have a single image"):
+        train(options(root, net="residual"), replace(recipe, sizes=(4, 8)), None, CPU)
