@@ -20,13 +20,18 @@ reads it. Fields of format 2:
 
 import hashlib
 import pickle
+import sys
 import warnings
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
+from torch.serialization import safe_globals
 
+from utils import weights
 from utils.cli import UserError
 from utils.files import sync_folder, write_atomically
 from utils.networks import folder_name
@@ -35,6 +40,16 @@ FORMAT = 2
 READABLE = (1, 2)  # 1 has the same fields; its runs drew their random numbers otherwise
 FIELDS = ("net", "data", "key", "recipe", "train_seed", "model", "averaged", "optimizer")
 FIELDS += ("progress", "history", "record")
+# Training programs keep these beside their weights, a best accuracy or the command line; none of
+# them runs code when it is read. Files name numpy's function as the version that wrote them did.
+_SCALAR = np.float64(0).__reduce__()[0]
+BESIDE_TENSORS = [
+    Namespace,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in np.typecodes["AllInteger"] + "?efdg"},
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+]
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 
@@ -101,7 +116,7 @@ def read(path: Path) -> dict:
         UserError: if it is missing, damaged, of another format, or holds anything but data.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), safe_globals(BESIDE_TENSORS):
             warnings.simplefilter("ignore")  # torch warns of what damage makes it read
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -115,6 +130,10 @@ def read(path: Path) -> dict:
         ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except RuntimeError as error:
+        if "pip install safetensors" in str(error):
+            raise UserError(f"{path}: needs a package: pip install safetensors") from error
+        raise UserError(f"{path}: damaged or not a checkpoint{_instead(path)}") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path}: damaged or not a checkpoint{_instead(path)}") from error
     if not isinstance(state, dict):
@@ -157,42 +176,42 @@ def _instead(path: Path) -> str:
 
 
 def weights_of(state: dict) -> dict[str, torch.Tensor]:
-    """The weights to use: of a checkpoint the averaged ones where it has them, else its model's.
-
-    A bare ``state_dict`` is returned as it is, without the ``module.`` prefix of parallel training.
-    """
-    if "format" in state:
-        return state["averaged"] or state["model"]
-    return {str(name).removeprefix("module."): value for name, value in state.items()}
+    """The weights that a checkpoint of ours reports: the averaged ones where it has them."""
+    return state["averaged"] or state["model"]
 
 
 def load_weights(net: nn.Module, state: dict, source: Path) -> None:
-    """Load what ``read`` returned into a network, strictly.
+    """Load what ``read`` returned into a network, strictly; remarks go to stderr, in a line each.
 
     Raises:
-        UserError: naming the first tensor that does not fit, and both shapes, or that holds values
-            which are not finite.
+        UserError: naming what does not fit, or the tensor that holds values which are not finite.
     """
-    weights = weights_of(state)
     expected = net.state_dict()
-    for name, tensor in expected.items():
-        if name not in weights:
-            raise UserError(f"{source}: no tensor {name!r}; weights of another architecture?")
-        if not isinstance(weights[name], torch.Tensor):
-            raise UserError(f"{source}: {name!r} is not a tensor")
-        if weights[name].shape != tensor.shape:
-            raise UserError(
-                f"{source}: {name!r} has shape {tuple(weights[name].shape)}; "
-                f"the network's is {tuple(tensor.shape)}"
-            )
-        if not weights[name].isfinite().all():
+    held, remarks = (weights_of(state), []) if "format" in state else weights.unpack(state)
+    # a shape says more of a file than the names that it lacks
+    _check_tensors({name: held[name] for name in expected if name in held}, expected, source)
+    try:
+        fitting, more = weights.fit(held, expected)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+    _check_tensors(fitting, expected, source)
+    for name, tensor in fitting.items():
+        if not tensor.isfinite().all():
             raise UserError(f"{source}: {name!r} holds NaN or infinity; weights of a failed run?")
-    for name in weights:
-        if name not in expected:
+    net.load_state_dict(fitting, strict=True)
+    for remark in remarks + more:
+        print(f"{source}: {remark}", file=sys.stderr)
+
+
+def _check_tensors(found: dict, expected: dict[str, torch.Tensor], source: Path) -> None:
+    for name, tensor in found.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise UserError(f"{source}: {name!r} is not a tensor")
+        if tensor.shape != expected[name].shape:
             raise UserError(
-                f"{source}: unexpected tensor {name!r}; weights of another architecture?"
+                f"{source}: {name!r} has shape {tuple(tensor.shape)}; "
+                f"the network's is {tuple(expected[name].shape)}"
             )
-    net.load_state_dict(weights, strict=True)
 
 
 def newest(root: Path, *nets: str, names: tuple[str, ...] = (LAST, PREVIOUS)) -> Path:

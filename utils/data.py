@@ -142,7 +142,7 @@ def load_split(
 
     Args:
         name: one of ``NAMES``.
-        split: ``train`` or ``test``.
+        split: ``train`` or ``test``; a folder without ``test/`` is tested on its ``val/``.
         data_dir: the folder that holds the data set: torchvision's files, a tree of class folders,
             or a folder of the data set's name with either. None means ``data/`` in the repository,
             into which a missing CIFAR set is downloaded.
@@ -181,7 +181,12 @@ def _from_folder(
     workers: int | None,
 ) -> ImageSet | ImageFiles:
     if data_dir is None:
-        raise UserError("-dataset folder needs -data_dir DIR with train/<class>/ and test/<class>/")
+        raise UserError(
+            "-dataset folder needs -data_dir DIR with train/<class>/ and test/<class>/ or "
+            "val/<class>/"
+        )
+    if split == "test" and not (data_dir / "test").is_dir():
+        split = "val" if (data_dir / "val").is_dir() else "test"  # as ImageNet calls it
     if not (data_dir / split).is_dir():
         raise UserError(
             f"-data_dir {data_dir}: no folder {split}/; expected {split}/<class>/<image>"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from utils import distributed
 from utils.cli import UserError
 from utils.image_tree import Tree, decode_file
 
@@ -79,14 +80,17 @@ class ImageFiles(Dataset):
 
 
 def default_workers() -> int:
-    """One process for each core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """One process for each core that this process may use, the ranks of this machine together."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    return max(1, cores // distributed.local_size())
 
 
 def fits_in_memory(count: int, image_size: tuple[int, int]) -> bool:
-    """Whether ``count`` images take less than half of the machine's memory."""
+    """Whether ``count`` images, in each rank of this machine, take less than half of its memory."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 3 * count * image_size[0] * image_size[1] < memory // 2
+    needed = distributed.local_size() * 3 * count * image_size[0] * image_size[1]
+    return needed < memory // 2
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -18,9 +18,7 @@ import torch
 
 from utils.cli import UserError
 from utils.files import write_atomically
-from utils.pictures import decode_image, fit, to_tensor
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+from utils.pictures import SUFFIXES, decode_image, fit, to_tensor
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Image files in and out: any PNG or JPEG to a network's input size, tensors to lossless PNG."""
+"""Image files in and out: any picture to a network's input size, tensors to lossless PNG."""
 
 import warnings
 from pathlib import Path
@@ -14,7 +14,9 @@ from utils.cli import UserError
 from utils.files import write_atomically
 
 MAX_PIXELS = 100_000_000
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # of Pillow's many readers, those that are asked for
+# of Pillow's many readers, those that are asked for
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 ROW_GAP = 16  # pixels between the pictures of a row
 
 
@@ -22,7 +24,7 @@ def read_image(path: Path) -> Image.Image:
     """Open a picture of any size and mode as RGB.
 
     Grey and palette images are converted, 16-bit ones scaled to 8 bits, transparency is laid on
-    white and the camera's orientation tag is applied.
+    white and the camera's orientation tag is applied. Of several frames or pages the first counts.
 
     Raises:
         UserError: if the file is missing, empty, truncated, no image, or above 100 megapixels.
@@ -46,6 +48,8 @@ def decode_image(path: Path) -> Image.Image:
                 raise UserError(
                     f"{path}: {width}x{height} pixels; at most {MAX_PIXELS // 10**6} megapixels"
                 )
+            if image.format == "TIFF" and image.mode in ("I", "F"):
+                raise UserError(f"{path}: pixels of 32 bits; expected 8 or 16 bits a channel")
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except UserError:

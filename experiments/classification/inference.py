@@ -40,7 +40,7 @@ def parse_args():
     options.add_device(parser)
     options.add_weights(parser, conf.CHECKPOINT_DIR)
     parser.add_argument(
-        "-image", type=Path, required=True, help="PNG or JPEG of any size; its centre is used"
+        "-image", type=Path, required=True, help="picture of any size; its centre is used"
     )
     parser.add_argument(
         "-save_dir", type=Path, default=None, help="folder for PNGs of it; default: none are made"

@@ -18,9 +18,7 @@ import torch
 from operators import Key
 from utils import cli, options, scrambled_png
 from utils.cli import UserError
-from utils.pictures import fit, read_image, save_png
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
+from utils.pictures import SUFFIXES, fit, read_image, save_png
 
 
 def parse_args():

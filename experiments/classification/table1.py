@@ -16,7 +16,7 @@ from operators import ImageScrambler
 from utils import checkpoint, cli, options
 from utils.allocator import keep_freed_memory
 from utils.data import FOLDER, ImageSet, load_split
-from utils.deploy import deploy, spec_of, wrong_scrambler
+from utils.deploy import Deployed, deploy, spec_of, wrong_scrambler
 from utils.evaluation import all_logits, count_correct
 from utils.files import write_text
 from utils.recipe import Recipe
@@ -76,24 +76,26 @@ def main() -> None:
     load_split(args.dataset, "train", args.data_dir, spec)  # missing, it is missed before the work
     test = load_split(args.dataset, "test", args.data_dir, spec)
 
-    def logits(net: str, path: Path, scramble: ImageScrambler | None) -> torch.Tensor:
-        deployed = deploy(net, args.dataset, path, key, scramble, device, args.backend)
-        batch = recipe.batch_size
-        return all_logits(deployed.net, deployed.preprocess, test, batch, device)
+    def deployed(net: str, path: Path, scramble: ImageScrambler | None) -> Deployed:
+        return deploy(net, args.dataset, path, key, scramble, device, args.backend)
+
+    def logits(of: Deployed) -> torch.Tensor:
+        return all_logits(of.net, of.preprocess, test, recipe.batch_size, device)
 
     keyed = args.net + models.KEYED_SUFFIX
-    plain = logits(args.net, weights, None)
-    with_key = logits(keyed, weights, key)
+    plain_net = deployed(args.net, weights, None)
+    plain = logits(plain_net)
+    with_key = logits(deployed(keyed, weights, key))
     results = {
         "plain images": plain,
-        "same weights, scrambled images": logits(args.net, weights, key),
+        "same weights, scrambled images": logits(deployed(args.net, weights, key)),
         "keyed network, right key": with_key,
-        "keyed network, wrong key": logits(keyed, weights, wrong),
+        "keyed network, wrong key": logits(deployed(keyed, weights, wrong)),
     }
     for name, values in results.items():
         print(f"{name}: {count_correct(values, test.labels) / len(test):.2%}", flush=True)
     fine_tuned = _fine_tune(args, recipe, weights, key, device)
-    results["fine-tuned on scrambled images"] = logits(args.net, fine_tuned, key)
+    results["fine-tuned on scrambled images"] = logits(deployed(args.net, fine_tuned, key))
 
     comparable = (args.net, args.dataset) == ("vgg16", "cifar10")
     rows = PUBLISHED if comparable else dict.fromkeys(PUBLISHED)
@@ -102,7 +104,7 @@ def main() -> None:
         "net": args.net,
         "dataset": args.dataset,
         "key": key.fingerprint,
-        "weights_sha256": checkpoint.digest(checkpoint.weights_of(state)),
+        "weights_sha256": checkpoint.digest(plain_net.net.state_dict()),
         "rows": [_row(name, published, results[name], test) for name, published in rows.items()],
         "same_predictions": int((plain.argmax(1) == with_key.argmax(1)).sum()),
         "largest_logit_difference": float((plain - with_key).abs().max()),

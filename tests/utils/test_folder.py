@@ -76,3 +76,23 @@ def test_what_is_missing_is_named(root, tmp_path):
     Image.new("RGB", (4, 4)).save(lonely / "a.png")
     with pytest.raises(UserError, match="1 class folders; expected at least 2"):
         load_train("folder", tmp_path / "lonely", (8, 8))
+
+
+def test_val_is_taken_where_there_is_no_test(root):
+    _, spec = load_train("folder", root, (8, 8))
+    expected = load_split("folder", "test", root, spec)
+    (root / "test").rename(root / "val")
+    assert torch.equal(load_split("folder", "test", root, spec).images, expected.images)
+    (root / "val").rename(root / "validate")
+    with pytest.raises(UserError, match="no folder test/"):
+        load_split("folder", "test", root, spec)
+
+
+def test_the_ranks_of_a_machine_share_its_memory_and_its_cores(monkeypatch):
+    alone = image_files.default_workers()
+    size = (1024, 1024)
+    most = next(n for n in range(1000, 10**9, 1000) if not image_files.fits_in_memory(n, size))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert image_files.default_workers() == max(1, alone // 4)
+    assert not image_files.fits_in_memory(most // 3, size)
+    assert image_files.fits_in_memory(most // 5, size)

@@ -55,6 +55,31 @@ def test_every_png_mode_becomes_rgb(tmp_path, mode):
     assert read.getpixel((0, 0)) == colour
 
 
+@pytest.mark.parametrize("suffix", ["gif", "tif"])
+def test_the_first_frame_counts(tmp_path, suffix):
+    frames = [Image.new("RGB", (WIDTH, HEIGHT), c) for c in ((200, 0, 0), (0, 0, 200))]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    read = read_image(tmp_path / f"a.{suffix}")
+    assert read.mode == "RGB" and read.getpixel((1, 1)) == (200, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L", "1", "P", "RGBA", "LAB"])
+def test_every_tiff_mode_becomes_rgb(tmp_path, mode):
+    Image.new(mode, (WIDTH, HEIGHT)).save(tmp_path / "a.tiff")
+    read = read_image(tmp_path / "a.tiff")
+    assert read.mode == "RGB" and read.size == (WIDTH, HEIGHT)
+
+
+def test_16_bit_tiff_is_scaled_and_32_bits_are_refused(tmp_path):
+    image, expected = grey_16()
+    image.save(tmp_path / "a.tif")
+    assert np.array_equal(np.array(read_image(tmp_path / "a.tif"))[..., 0], expected)
+    for mode in ("F", "I"):
+        Image.new(mode, (WIDTH, HEIGHT)).save(tmp_path / "b.tif")
+        with pytest.raises(UserError, match=r"b\.tif: pixels of 32 bits; expected 8 or 16"):
+            read_image(tmp_path / "b.tif")
+
+
 def test_16_bit_grey_is_scaled(tmp_path):
     image, expected = grey_16()
     image.save(tmp_path / "a.png")
