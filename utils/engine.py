@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -37,6 +38,23 @@ from utils.streams import derive_seed, generator
 
 CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
 TEST_BATCH = 500  # images
+
+
+def _average_floats(decay: float) -> Callable[[list, list, torch.Tensor], None]:
+    """The moving average of floating-point state; keys, counters and other integers are copied.
+
+    ``AveragedModel`` calls it with the tensors of one type at a time.
+    """
+    average = get_ema_multi_avg_fn(decay)
+
+    def update(averaged: list, current: list, updates: torch.Tensor) -> None:
+        if averaged[0].is_floating_point():
+            average(averaged, current, updates)
+        else:
+            for ours, theirs in zip(averaged, current, strict=True):
+                ours.copy_(theirs)
+
+    return update
 
 
 @dataclass
@@ -96,7 +114,7 @@ class Trainer:
         self.optimizer = Optimizer(self.net, recipe, bfloat16=self.amp)
         self.averaged = None
         if recipe.ema:
-            average = get_ema_multi_avg_fn(recipe.ema)
+            average = _average_floats(recipe.ema)
             self.averaged = AveragedModel(self.net, multi_avg_fn=average, use_buffers=True)
         together = distributed.parallel(self.net, device, whole=recipe.depth_kept == 1)
         self.forward = torch.compile(together) if recipe.compile else together
@@ -136,12 +154,12 @@ class Trainer:
             done = self.progress.epoch * self.steps_per_epoch + self.progress.step
             self.averaged.n_averaged.fill_(done)
 
-    def train_epoch(self, stop: StopSignal, save: Callable[[], None]) -> dict:
+    def train_epoch(self, stop: StopSignal, save: Callable[[], Path | None]) -> dict:
         """Train to the end of the current epoch; returns and records its metrics.
 
         Args:
             stop: looked at after every step; within an epoch a signal saves and ends the process.
-            save: writes ``state()`` to a checkpoint.
+            save: writes ``state()`` to a checkpoint; returns where, or None if the run keeps none.
 
         Raises:
             UserError: if the loss or a weight is not finite; ``save`` is then not called.
@@ -169,10 +187,9 @@ class Trainer:
                     shown.note = (
                         f"loss {p.loss_sum / p.images:.3f}, {p.correct / p.images:.1%} right"
                     )
-                if within and (due or received):
-                    save()
+                saved = save() if within and (due or received) else None
                 if within and received:
-                    leave(received)
+                    leave(received, saved)
         metrics = {
             "epoch": p.epoch + 1,
             "loss": p.loss_sum / p.images,

@@ -37,10 +37,12 @@ class RunFiles:
             except OSError as error:
                 raise UserError(f"-log_dir {logs}: cannot be written ({error.strerror})") from error
 
-    def save_last(self, state: dict) -> None:
-        """Write ``last.pt``, keeping the one before."""
-        if self.keep:
-            checkpoint.save_last(self.folder, state)
+    def save_last(self, state: dict) -> Path | None:
+        """Write ``last.pt``, keeping the one before; returns its path, or None if none is kept."""
+        if not self.keep:
+            return None
+        checkpoint.save_last(self.folder, state)
+        return self.folder / checkpoint.LAST
 
     def save_best(self, state: dict) -> None:
         """Write ``best.pt``."""

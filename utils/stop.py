@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 from utils import distributed
@@ -34,6 +35,14 @@ class StopSignal:
             signal.signal(number, handler)
 
 
-def leave(number: int) -> None:
-    """End the process as a signal would have: with status 130 for SIGINT, 143 for SIGTERM."""
+def leave(number: int, saved: Path | None) -> None:
+    """End the process as a signal would have: with status 130 for SIGINT, 143 for SIGTERM.
+
+    Args:
+        number: the signal.
+        saved: the checkpoint that was written, or None; process 0 says so.
+    """
+    if distributed.rank() == 0:
+        kept = f"saved {saved}" if saved else "nothing is saved, for want of -save_weights"
+        print(f"stopped: {kept}", flush=True)
     sys.exit(128 + number)

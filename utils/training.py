@@ -46,7 +46,7 @@ class RunOptions:
         select: ``last``: no selection; ``validation``: ``best.pt`` is the best epoch on held-out
             training images; ``test``: on the test images, as was published.
         val_fraction: share of the training images that is held out under ``validation``.
-        save: write checkpoints and the record; needed to select.
+        save: write checkpoints and the record; needed to select. A resumed run always does.
         checkpoint_dir, log_dir: the roots of the files of all runs.
         backend: how the layers of a keyed network compute.
         image_size, workers: of the data set ``folder``, as for ``data.load_train``.
@@ -211,8 +211,8 @@ def _run_epochs(trainer: Trainer, files: RunFiles, record: dict, validation, sna
     """Train to the last epoch, saving after each; a signal ends the process after saving."""
     chosen_by = f"{record['select']}_accuracy"
 
-    def save() -> None:
-        distributed.share(lambda: files.save_last(snapshot()))
+    def save() -> Path | None:
+        return distributed.share(lambda: files.save_last(snapshot()))
 
     files.write_record(record)
     with StopSignal() as stop:
@@ -224,11 +224,11 @@ def _run_epochs(trainer: Trainer, files: RunFiles, record: dict, validation, sna
                 # before last.pt: if a kill comes between, the epoch is done again and this too
                 if metrics[chosen_by] == max(m[chosen_by] for m in trainer.history):
                     distributed.share(lambda: files.save_best(snapshot()))
-            save()
+            saved = save()
             files.write_record(record)
             files.report(metrics, trainer.recipe.epochs, len(trainer.labels))
             if received := stop.received():
-                leave(received)
+                leave(received, saved)
 
 
 def _amp(recipe: Recipe, resumed: dict | None, device: torch.device) -> str:
@@ -330,7 +330,8 @@ def _open_files(options: RunOptions) -> RunFiles:
     if distributed.rank() > 0:
         return RunFiles(folder, None, keep=False)
     clear_strays(folder)
-    return RunFiles(folder, options.log_dir / name / folder.name, options.save)
+    keep = options.save or options.resume is not None
+    return RunFiles(folder, options.log_dir / name / folder.name, keep)
 
 
 def _new_record(

@@ -70,7 +70,9 @@ def parse_args():
 
     results = parser.add_argument_group("results")
     results.add_argument(
-        "-save_weights", action="store_true", help="write checkpoints and run.json"
+        "-save_weights",
+        action="store_true",
+        help="write checkpoints and run.json, as -resume always does",
     )
     results.add_argument(
         "-save_every",
@@ -120,9 +122,10 @@ def parse_args():
         parser.error("-val_fraction needs -select validation")
     if args.val_fraction == 0:
         parser.error("-val_fraction: expected a number in (0, 1), got 0")
-    if args.select != "last" and not args.save_weights:
+    saving = args.save_weights or args.resume
+    if args.select != "last" and not saving:
         parser.error(f"-select {args.select} needs -save_weights, to go back to the best epoch")
-    if args.save_every and not args.save_weights:
+    if args.save_every and not saving:
         parser.error("-save_every needs -save_weights")
     options.check_backend(parser, args, models.is_keyed(args.net))
     options.check_folder(parser, args)

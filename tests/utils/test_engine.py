@@ -22,6 +22,7 @@ from tests.utils.tiny import (
     make_images,
     options,
 )
+from utils import networks
 from utils.batches import Preprocess, augment, plan_epoch
 from utils.cli import UserError
 from utils.data import ImageSet
@@ -79,6 +80,33 @@ def test_an_epoch_written_out():
         assert torch.allclose(a, b, atol=1e-6)
     for a, b in zip(ours.best_net.parameters(), average, strict=True):
         assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.9995])
+def test_a_keyed_network_averages_as_its_plain_twin_and_keeps_its_keys(decay, monkeypatch):
+    """The average of whole numbers is cut off to one: keys were once off by one after a while."""
+    monkeypatch.setattr(models, "_PLAIN", {"tiny": TinyNet})
+    scrambler = ImageScrambler((SIZE, SIZE), seed=2)
+    recipe = replace(RECIPE, optimizer="sgd", ema=decay, epochs=7)
+    ends = []
+    for name, scramble in (("tiny", None), ("tiny_permuted", scrambler)):
+        torch.manual_seed(0)
+        net = networks.build(name, 3, (SIZE, SIZE), scrambler, CPU)
+        before = {n: b.clone() for n, b in net.named_buffers() if not b.is_floating_point()}
+        ours = Trainer(net, recipe, images(), Preprocess(*STATISTICS, scramble), CPU, seed=5)
+        with StopSignal() as stop:
+            for _ in range(7):  # 21 steps
+                ours.train_epoch(stop, save=lambda: None)
+        averaged = dict(ours.best_net.named_buffers())
+        for buffer, value in before.items():
+            expected = torch.tensor(21) if buffer.endswith("num_batches_tracked") else value
+            assert torch.equal(averaged[buffer], expected), buffer
+        assert len(before) > 1 or scramble is None, "a keyed network has keys"
+        ends.append(ours.best_net.state_dict())
+    plain, keyed = ends
+    assert plain.keys() == keyed.keys()
+    for name, value in plain.items():
+        assert torch.allclose(keyed[name], value, rtol=1e-3, atol=1e-5), name
 
 
 def test_the_global_random_state_does_not_matter():

@@ -66,6 +66,7 @@ def test_stopped_at_a_step(root, number, at):
     child = Child(options(root, select="validation"), stop=number, stop_at=at)
     assert child.wait() == [STATUS[number]]
     folder = folders(root)[-1]
+    assert f"stopped: saved {folder / 'last.pt'}\n" in child.output
     progress = checkpoint.read(folder / "last.pt")["progress"]
     done = at[0] * 5 + at[1] + 1  # of 39 images in batches of 8: 5 steps an epoch
     assert progress["epoch"] * 5 + progress["step"] == done
@@ -73,6 +74,32 @@ def test_stopped_at_a_step(root, number, at):
     assert Child(options(root, select="validation", resume=run)).wait() == [0]
     finished_like(folder, reference)
     assert record(folder)["resumed"][0]["step"] == done % 5
+
+
+@pytest.mark.parametrize("at", [(1, 3), (1, 4)])
+def test_a_resumed_run_saves_as_the_run_that_it_continues(root, at):
+    reference, before = folders(root)[0], len(folders(root))
+    stopped = Child(options(root, select="validation"), stop=signal.SIGINT, stop_at=at)
+    assert stopped.wait() == [130]
+    last = folders(root)[-1] / "last.pt"
+    resuming = options(root, select="validation", resume=last, save=False)
+    again = Child(resuming, stop=signal.SIGINT, stop_at=(2, 1))
+    assert again.wait() == [130]
+    assert f"stopped: saved {last}\n" in again.output
+    progress = checkpoint.read(last)["progress"]
+    assert (progress["epoch"], progress["step"]) == (2, 2)
+    assert Child(resuming).wait() == [0]
+    finished_like(last.parent, reference)
+    assert len(folders(root)) == before + 1
+
+
+@pytest.mark.parametrize("at", [(0, 0), (0, 4)])
+def test_a_run_that_saves_nothing_says_so_when_it_is_stopped(root, at):
+    before = folders(root)
+    child = Child(options(root, save=False), stop=signal.SIGINT, stop_at=at)
+    assert child.wait() == [130]
+    assert "stopped: nothing is saved, for want of -save_weights\n" in child.output
+    assert folders(root) == before
 
 
 def test_per_image_keys_are_those_of_the_run_that_was_not_stopped(tmp_path):

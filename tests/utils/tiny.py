@@ -154,10 +154,12 @@ class Child:
         per_image: PerImageScrambler | None = None,
     ) -> None:
         self.started = processes.Event()
-        self._stderr = run.log_dir.with_name("stderr")  # the fork server's is out of pytest's reach
-        self._stderr.write_text("")
+        # the fork server's are out of pytest's reach
+        self._printed, self._stderr = (run.log_dir.with_name(n) for n in ("stdout", "stderr"))
+        for file in (self._printed, self._stderr):
+            file.write_text("")
         port = _free_port()
-        shared = (self.started, self._stderr, per_image)
+        shared = (self.started, self._printed, self._stderr, per_image)
         self.processes = [
             processes.Process(
                 target=_run,
@@ -180,13 +182,19 @@ class Child:
         return [process.exitcode for process in self.processes]
 
     @property
+    def output(self) -> str:
+        """What the processes have written to stdout."""
+        return self._printed.read_text()
+
+    @property
     def errors(self) -> str:
         """What the processes have written to stderr."""
         return self._stderr.read_text()
 
 
-def _run(run, recipe, rank, ranks, port, stop, stop_at, started, stderr, per_image) -> None:
-    os.dup2(os.open(stderr, os.O_WRONLY | os.O_APPEND), 2)
+def _run(run, recipe, rank, ranks, port, stop, stop_at, started, printed, stderr, per_image):
+    for number, path in ((1, printed), (2, stderr)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     torch.set_num_threads(1)
     models._PLAIN |= {
         "tiny": TinyNet,
