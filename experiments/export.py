@@ -45,10 +45,8 @@ def parse_args():
         "-output", type=Path, required=True, help="file to write: NAME.onnx or NAME.pt2"
     )
     args = parser.parse_args()
-    keyed, given = models.is_keyed(args.net), args.seed is not None or args.key is not None
-    if keyed and not given:
-        parser.error(f"-net {args.net} needs its key: give -seed or -key")
-    if not keyed and (given or args.fold_keys):
+    given = args.seed is not None or args.key is not None
+    if not models.is_keyed(args.net) and (given or args.fold_keys):
         parser.error(f"-net {args.net} has no key; -seed, -key and -fold_keys are for keyed nets")
     if args.output.suffix not in FORMATS:
         parser.error(f"-output: expected NAME.onnx or NAME.pt2, got {args.output}")
@@ -59,9 +57,13 @@ def main() -> None:
     args = parse_args()
     options.writable_file(args.output, "-output")
     data = DATASETS[args.dataset]
+    weights = options.weights_from(args)
+    if models.is_keyed(args.net):
+        options.take_run_key(args, weights)
+        if args.seed is None and args.key is None:
+            raise UserError(f"-net {args.net} needs its key: give -seed or -key")
     scrambler = options.scrambler_from(args, data.image_size)
     device = torch.device("cpu")
-    weights = options.weights_from(args)
     net = deploy(args.net, args.dataset, weights, scrambler, None, device, "gather").net
     if args.fold_keys:
         net = fold_keys(net)

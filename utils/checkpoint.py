@@ -51,6 +51,7 @@ BESIDE_TENSORS = [
     (_SCALAR, "numpy._core.multiarray.scalar"),
 ]
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+KEY = "image.key"  # of a run that drew its own; beside its checkpoints, never in them
 
 
 def digest(value: object) -> str:

@@ -250,7 +250,8 @@ def add_key(parser: Parser) -> None:
         "-seed",
         type=cli.seed,
         default=None,
-        help=f"the key, as a seed in 0..{cli.MAX_SEED}; default: a fresh key for this run",
+        help=f"the key, as a seed in 0..{cli.MAX_SEED}; default: the one in the folder of the "
+        "run whose weights are used, or a fresh one",
     )
     group.add_argument(
         "-key",
@@ -313,6 +314,16 @@ def weights_from(args) -> Path:
     """The weights that ``args`` names, or those of the newest run of its network."""
     plain = args.net.removesuffix(models.KEYED_SUFFIX)
     return args.weights or checkpoint.newest_weights(args.checkpoint_dir, plain, args.net)
+
+
+def take_run_key(args, weights: Path | None) -> None:
+    """Where ``args`` name no key, take the one that the run of ``weights`` keeps, and say so."""
+    if args.seed is not None or args.key is not None or weights is None:
+        return
+    key = weights.parent / checkpoint.KEY
+    if key.is_file():
+        args.key = key
+        print(f"key: taken from {key}", file=sys.stderr)
 
 
 def scrambler_from(args, image_size: tuple[int, int]) -> ImageScrambler:

@@ -1,7 +1,8 @@
 """What a training run leaves behind: checkpoints, the record and TensorBoard logs.
 
 Files of a run named RUN of a network NET: ``checkpoints/NET/RUN/`` holds ``last.pt``,
-``previous.pt``, ``best.pt`` and ``run.json``; ``runs/NET/RUN/`` holds the TensorBoard events.
+``previous.pt``, ``best.pt``, ``run.json``, and ``image.key`` if the run drew its own key;
+``runs/NET/RUN/`` holds the TensorBoard events.
 """
 
 from datetime import datetime
@@ -11,9 +12,10 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
+from operators import Key
 from utils import checkpoint
 from utils.cli import UserError
-from utils.files import STRAY
+from utils.files import STRAY, sync_folder
 from utils.run_record import write_json
 
 
@@ -48,6 +50,23 @@ class RunFiles:
         """Write ``best.pt``."""
         if self.keep:
             checkpoint.save(self.folder / checkpoint.BEST, state)
+
+    def write_key(self, key: Key) -> None:
+        """Write ``image.key`` of a new run, for its owner alone, and say so.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        if not self.keep:
+            return
+        path = self.folder / checkpoint.KEY
+        try:
+            key.save(path)
+            sync_folder(self.folder)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{path}: the key cannot be written ({reason})") from error
+        print(f"key: {path}, secret; the weights are of use with it alone", flush=True)
 
     def write_record(self, record: dict) -> None:
         """Write ``run.json``."""

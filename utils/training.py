@@ -11,7 +11,7 @@ from torch import nn
 
 import models
 from models.stochastic_depth import residual_blocks
-from operators import ImageScrambler, PerImageScrambler
+from operators import ImageScrambler, Key, PerImageScrambler
 from utils import checkpoint, distributed, networks
 from utils.batches import Preprocess
 from utils.cli import UserError
@@ -51,6 +51,8 @@ class RunOptions:
         backend: how the layers of a keyed network compute.
         image_size, workers: of the data set ``folder``, as for ``data.load_train``.
         save_every: also save after so many steps of an epoch; 0 for at its end only.
+        run_key: the key of ``scrambler`` where the user holds no file of it, to be kept in the
+            folder of a new run; else None.
     """
 
     net: str
@@ -69,6 +71,7 @@ class RunOptions:
     image_size: tuple[int, int] | None = None
     workers: int | None = None
     save_every: int = 0
+    run_key: Key | None = None
 
 
 def train(
@@ -125,6 +128,8 @@ def train(
     if asked == "auto" and distributed.rank() == 0:
         arithmetic = "bfloat16 autocast" if recipe.amp == "on" else "float32"
         print(f"arithmetic: {arithmetic} (-amp {recipe.amp})", flush=True)
+    if options.run_key is not None and resumed is None:
+        files.write_key(options.run_key)
     record["name"] = files.folder.name
     files.log_pictures(_examples(data, permuting, per_image))
 

@@ -50,8 +50,6 @@ def parse_args():
     options.check_per_image(parser, args)
     if args.permute and args.scrambled:
         parser.error("-permute scrambles a picture and -scrambled says that it is; give one")
-    if args.scrambled and args.seed is None and args.key is None:
-        parser.error("-scrambled needs the -key or -seed that the picture was scrambled with")
     options.check_key(parser, args, args.permute or args.scrambled)
     return args
 
@@ -63,6 +61,10 @@ def main() -> None:
         options.writable_folder(args.save_dir, "-save_dir")
     picture = None if args.scrambled else read_image(args.image)
     weights = options.weights_from(args)
+    if args.permute or args.scrambled:
+        options.take_run_key(args, weights)
+    if args.scrambled and args.seed is None and args.key is None:
+        raise UserError("-scrambled needs the -key or -seed that the picture was scrambled with")
     image_size = spec_of(args.dataset, checkpoint.read(weights), weights).image_size
     scrambler = options.scrambler_from(args, image_size)
     key = None if args.key is None else options.load_key(args.key)

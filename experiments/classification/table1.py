@@ -68,6 +68,7 @@ def main() -> None:
     options.writable_folder(args.log_dir, "-log_dir")
     recipe = options.recipe_from(args)
     weights = options.weights_from(args)
+    options.take_run_key(args, weights)
     state = checkpoint.read(weights)
     spec = spec_of(args.dataset, state, weights)
     image_size = spec.image_size

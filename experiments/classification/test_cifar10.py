@@ -58,6 +58,8 @@ def main() -> None:
     weights = options.weights_from(args)
     spec = spec_of(args.dataset, checkpoint.read(weights), weights)
     image_size = spec.image_size
+    if args.permute:
+        options.take_run_key(args, weights)
     scrambler = options.scrambler_from(args, image_size)
     scramble = wrong_scrambler(image_size, args.seed) if args.wrong_key else scrambler
     if args.per_image:

@@ -9,14 +9,17 @@ torchrun --nproc_per_node=4 train_cifar10.py -net "vgg16" -save_weights -gpu
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import conf
 import torch
 
 import models
+from operators import ImageScrambler, Key
 from utils import checkpoint, cli, distributed, options
 from utils.allocator import keep_freed_memory
+from utils.cli import UserError
 from utils.data import DATASETS
 from utils.training import SELECTIONS, RunOptions, train, train_seeds
 
@@ -166,7 +169,9 @@ def main() -> None:
         scrambler = per_image = None
         if args.permute:
             image_size = run.image_size or DATASETS[args.dataset].image_size
-            scrambler = distributed.share(lambda: options.scrambler_from(args, image_size))
+            given = args.seed is not None or args.key is not None
+            scrambler, key = distributed.share(lambda: _key(args, resume or weights, image_size))
+            run = run if given else replace(run, run_key=key)
             per_image = distributed.share(lambda: options.per_image_from(args, image_size))
         if args.seeds is None:
             train(run, recipe, scrambler, device, per_image)
@@ -174,6 +179,21 @@ def main() -> None:
             train_seeds(args.seeds, run, recipe, scrambler, device, per_image)
         if args.permute and distributed.rank() == 0:
             options.warn_of_seed(args)
+
+
+def _key(
+    args, start: Path | None, image_size: tuple[int, int]
+) -> tuple[ImageScrambler, Key | None]:
+    """What scrambles the images, and its key unless that is a seed: given, found, or drawn."""
+    options.take_run_key(args, start)
+    if args.seed is not None:
+        return options.scrambler_from(args, image_size), None
+    if args.key is None and args.resume:
+        raise UserError(
+            f"-resume {start}: has no {checkpoint.KEY} beside it; give the run's -key or -seed"
+        )
+    key = Key.generate() if args.key is None else options.load_key(args.key)
+    return ImageScrambler(image_size, secret=key), key
 
 
 def _start(args) -> tuple[Path | None, Path | None]:

@@ -122,7 +122,6 @@ BAD_VALUES = [
     ("test_cifar10.py", ("-backend", "triton"), "triton", "-gpu"),
     ("table1.py", ("-backend", "triton", "-out_dir", "x"), "triton", "-gpu"),
     ("inference.py", ("-permute", "-scrambled", *IMAGE), "-scrambled", "one"),
-    ("inference.py", ("-scrambled", *IMAGE), "-scrambled", "-seed"),
     ("table1.py", ("-net", "vgg16_permuted", "-out_dir", "x"), "vgg16_permuted", "vgg16"),
     ("train_cifar10.py", ("a\nb",), "a b", "-h"),
     ("train_cifar10.py", ("-crop", "2147483647"), "'2147483647'", "0..10000"),
@@ -158,6 +157,12 @@ def test_bad_values_are_refused(script, refused):
         line = refused(script(name, *words))
         assert received in line and valid in line, (words, line)
         assert len(line) < 1000
+
+
+def test_a_scrambled_picture_needs_its_key(script, refused, weights):
+    """The weights' folder could hold it; that of bare weights does not."""
+    line = refused(script("inference.py", "-scrambled", "-weights", weights, *IMAGE))
+    assert "-scrambled" in line and "-key or -seed" in line
 
 
 def test_compiling_needs_a_compiler(script, refused, monkeypatch):

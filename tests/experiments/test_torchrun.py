@@ -73,27 +73,30 @@ def process_of_rank(launcher: subprocess.Popen, rank: int) -> int:
 
 @pytest.mark.skipif(not (PROC / "self/environ").exists(), reason="NEEDS LINUX'S /proc")
 def test_a_process_dies_and_the_run_goes_on(torchrun, images, script, tmp_path):
-    first = torchrun()
+    first = torchrun("-permute")
     until_saved(first, tmp_path)
     os.kill(process_of_rank(first, 1), signal.SIGKILL)
-    _, errors = first.communicate(timeout=300)
+    output, errors = first.communicate(timeout=300)
     assert first.returncode == 1 and "SIGKILL" in errors, errors
     last = checkpoint.newest(tmp_path / "checkpoints", NET)
+    assert output.count(str(last.with_name("image.key"))) == 1  # one process has drawn it
     done = steps_done(last)
     assert 0 < done < EPOCHS * STEPS
 
-    second = torchrun("-resume", "latest")
+    second = torchrun("-permute", "-resume", "latest")
     output, errors = second.communicate(timeout=300)
     assert second.returncode == 0, errors
     (folder,) = (tmp_path / "checkpoints" / NET).iterdir()
-    assert sorted(p.name for p in folder.iterdir()) == ["last.pt", "previous.pt", "run.json"]
+    assert errors.count("key: taken from") == 1
+    left = ["image.key", "last.pt", "previous.pt", "run.json"]
+    assert sorted(p.name for p in folder.iterdir()) == left
     events = list((tmp_path / "runs" / NET / folder.name).iterdir())
     assert len(events) == 2  # each start has one writer
     record = json.loads((folder / "run.json").read_text())
     assert record["processes"] == 2 and [m["epoch"] for m in record["epochs"]] == [1, 2]
     assert [r["epoch"] * STEPS + r["step"] for r in record["resumed"]] == [done]
 
-    test = ("-net", NET, "-dataset", "folder", "-data_dir", images, "-weights", last)
+    test = ("-net", NET, "-permute", "-dataset", "folder", "-data_dir", images, "-weights", last)
     correct = int(re.search(r"\((\d+)/11\)", script("test_cifar10.py", *test).out)[1])
     assert record["test_correct"] == correct
     assert output.count("Test accuracy") == 1
