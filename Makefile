@@ -11,13 +11,13 @@ DEMO_NET := -dataset shapes10 -checkpoint_dir $(DEMO)/checkpoints
 .PHONY: demo test lint
 
 demo: $(VENV)/.runtime
-	$(BIN)/python $(CLS)/train_cifar10.py -net vgg16 -preset fast -epochs 6 -warm 1 -b 128 -save_weights -log_dir $(DEMO)/runs $(DEMO_NET)
+	$(BIN)/python $(CLS)/train_cifar10.py -net vgg16 -preset fast -epochs 2 -warm 0.5 -b 64 -cutout 0 -save_weights -log_dir $(DEMO)/runs $(DEMO_NET)
 	@echo "--- plain images"
-	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16 $(DEMO_NET)
+	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16 -json $(DEMO)/plain.json $(DEMO_NET)
 	@echo "--- scrambled images, with the key"
-	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16_permuted -permute -seed $(DEMO_KEY) $(DEMO_NET)
+	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16_permuted -permute -seed $(DEMO_KEY) -json $(DEMO)/keyed.json $(DEMO_NET)
 	@echo "--- scrambled images, without the key"
-	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16_permuted -permute -wrong_key -seed $(DEMO_KEY) $(DEMO_NET)
+	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16_permuted -permute -wrong_key -seed $(DEMO_KEY) -json $(DEMO)/wrong_key.json $(DEMO_NET)
 	@echo "--- one scrambled picture"
 	$(BIN)/python $(CLS)/inference.py -net vgg16_permuted -permute -seed $(DEMO_KEY) -image static/shape.png -save_dir $(DEMO)/pictures $(DEMO_NET)
 
