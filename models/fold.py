@@ -8,7 +8,8 @@ layers the two cancel, and one reordering at the input is left.
 channel, which a convolution before it absorbs. It serves plain and keyed networks alike, because a
 key moves positions and leaves channels alone.
 
-Both return a new network that shares with the given one every parameter they do not change.
+Both return a network of its own: it has copies of the modules, parameters and buffers, and what is
+done to one network later (weights loaded, a mode set, a step of training) leaves the other alone.
 """
 
 import copy
@@ -44,9 +45,10 @@ def fold_keys(net: KeyedNetwork) -> fx.GraphModule:
     """
     if not isinstance(net, KeyedNetwork):
         raise ValueError(f"fold_keys takes a keyed network, got {type(net).__name__}")
-    folded = fx.GraphModule(net, copy.deepcopy(net.plain_graph))
-    restore = Reorder(invert(net.image_key))
-    folded.add_submodule("restore", restore.to(next(net.buffers()).device))
+    net = copy.deepcopy(net)
+    folded = _graph_module(net, net.plain_graph)
+    restore = Reorder(invert(net.image_key)).train(net.training)
+    folded.add_submodule("restore", restore)
     image = next(node for node in folded.graph.nodes if node.op == "placeholder")
     with folded.graph.inserting_after(image):
         restored = folded.graph.call_module("restore", (image,))
@@ -54,9 +56,9 @@ def fold_keys(net: KeyedNetwork) -> fx.GraphModule:
     for node in folded.graph.nodes:
         layer = folded.get_submodule(node.target) if node.op == "call_module" else None
         if hasattr(layer, "plain"):
-            folded.set_submodule(node.target, layer.plain())
+            folded.set_submodule(node.target, layer.plain().train(layer.training))
     folded.recompile()
-    return folded.train(net.training)
+    return folded
 
 
 def fold_batch_norm(net: nn.Module) -> fx.GraphModule:
@@ -64,7 +66,7 @@ def fold_batch_norm(net: nn.Module) -> fx.GraphModule:
 
     Exact up to rounding, which is done in float32 or better whatever the network's dtype. A batch
     normalisation stays where the convolution's result is also used elsewhere, where either of the
-    two is used twice, or where it keeps no running statistics.
+    two is used twice, or where it does not normalise by running statistics.
 
     Args:
         net: a plain or keyed network in evaluation mode, traceable by ``torch.fx``.
@@ -74,16 +76,16 @@ def fold_batch_norm(net: nn.Module) -> fx.GraphModule:
     """
     if net.training:
         raise ValueError("fold_batch_norm takes a network in evaluation mode, got training mode")
+    net = copy.deepcopy(net)
     traced = isinstance(net, (KeyedNetwork, fx.GraphModule))
-    graph = copy.deepcopy(net.graph) if traced else fx.Tracer().trace(net)
-    folded = fx.GraphModule(net, graph)
+    folded = _graph_module(net, net.graph if traced else fx.Tracer().trace(net))
     uses = [node.target for node in folded.graph.nodes if node.op == "call_module"]
     for node in list(folded.graph.nodes):
         if node.op != "call_module" or len(node.args) != 1:
             continue
         source = node.args[0]
         norm = folded.get_submodule(node.target)
-        if type(norm) is not nn.BatchNorm2d or norm.running_mean is None:
+        if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.training:
             continue
         if source.op != "call_module" or len(source.users) > 1:
             continue
@@ -93,23 +95,29 @@ def fold_batch_norm(net: nn.Module) -> fx.GraphModule:
             or max(map(uses.count, (source.target, node.target))) > 1
         ):
             continue
-        folded.set_submodule(source.target, _absorb(conv, norm))
+        _absorb(conv, norm)
         node.replace_all_uses_with(source)
         folded.graph.erase_node(node)
         folded.delete_submodule(node.target)
     folded.recompile()
-    return folded.eval()
+    return folded
 
 
-def _absorb(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """A copy of ``conv`` that computes ``norm(conv(x))``."""
+def _graph_module(net: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """The modules of ``net`` that ``graph`` calls, each in the mode that it is in."""
+    module = fx.GraphModule(net, graph)
+    for name, part in module.named_modules():
+        part.training = net.get_submodule(name).training
+    return module
+
+
+def _absorb(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Make ``conv(x)`` what ``norm(conv(x))`` was."""
     dtype = conv.weight.dtype
     exact = torch.promote_types(dtype, torch.float32)
     tensors = (conv.weight, conv.bias, norm.running_mean, norm.running_var)
     weight, bias, mean, variance = (None if t is None else t.to(exact) for t in tensors)
     scale, shift = (None if t is None else t.to(exact) for t in (norm.weight, norm.bias))
     weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, scale, shift)
-    absorbed = copy.deepcopy(conv)
-    absorbed.weight = nn.Parameter(weight.detach().to(dtype))
-    absorbed.bias = nn.Parameter(bias.detach().to(dtype))
-    return absorbed
+    conv.weight = nn.Parameter(weight.detach().to(dtype))
+    conv.bias = nn.Parameter(bias.detach().to(dtype))

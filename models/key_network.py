@@ -93,7 +93,8 @@ def key_network(
     keys_out = output_keys(graph, scramble_output)
     plain_graph = without_meta(graph)
     carry_out(plan)
-    image_key = plan.keys[0].value
+    image = next(iter(graph.nodes))
+    image_key = plan.keys[0].value.to(image.meta[VALUE].device)
     keyed = KeyedNetwork(
         work, without_meta(graph), keys_out, eval_only, plain_graph=plain_graph, image_key=image_key
     )

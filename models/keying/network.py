@@ -16,7 +16,7 @@ class KeyedNetwork(nn.Module):
         output_keys: in the structure of the output, an ``ImageScrambler`` whose ``backward``
             restores a map that is returned scrambled, and None for every other tensor.
         graph: what it computes; ``plain_graph`` is the same before it was keyed.
-        image_key: the key of its input.
+        image_key: the key of its input, a buffer that never enters a ``state_dict``.
     """
 
     def __init__(
@@ -35,7 +35,8 @@ class KeyedNetwork(nn.Module):
         self._modules.update(net._modules)
         self.training = net.training
         self.output_keys = output_keys
-        self.graph, self.plain_graph, self.image_key = graph, plain_graph, image_key
+        self.graph, self.plain_graph = graph, plain_graph
+        self.register_buffer("image_key", image_key, persistent=False)
         self._eval_only = eval_only
         self._keyed_forward = compile_graph(graph)
 

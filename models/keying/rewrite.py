@@ -53,7 +53,7 @@ def shape_end(last: int) -> int | None:
 
 def carry_out(plan: Plan) -> None:
     """Rewrite the graph and the modules of a plan whose keys are all drawn."""
-    helpers = nn.Module()
+    helpers = nn.Module().train(plan.net.training)
     # Whom to reorder next: a result or an operand may be reordered more than once.
     seats: dict[object, fx.Node] = {}
     for edit in plan.edits:
@@ -93,7 +93,7 @@ def _helper(plan: Plan, helpers: nn.Module, edit: Reordering, of: fx.Node) -> st
     key, device = edit.group.key.value, of.meta[VALUE].device
     first, last = (a if a < 0 else a - of.meta[VALUE].dim() for a in edit.group.span)
     module = MapReorder(invert(key) if edit.restore else key, first, last, edit.sizes)
-    return _add(helpers, of.name, module.to(device))
+    return _add(helpers, of.name, module.to(device).train(plan.net.training))
 
 
 def _add(helpers: nn.Module, name: str, module: nn.Module) -> str:
@@ -111,6 +111,8 @@ def _replace(plan: Plan, helpers: nn.Module, edit: Replacement, seats: dict) -> 
             for key, n in ((edit.in_key, size_in), (edit.out_key, size_out))
         )
     )
+    replaced = plan.module(node)
+    layer.train((plan.net if replaced is None else replaced).training)
     layer.to(node.meta[VALUE].device)
     if node.op == "call_module" and plan.calls[node.target] == 1:
         plan.net.set_submodule(node.target, layer)

@@ -1,5 +1,6 @@
 """Inference transforms, torch.compile and torch.export of keyed networks: the logits stay."""
 
+import copy
 import functools
 import io
 import shutil
@@ -84,7 +85,7 @@ def test_folding_keys_keeps_the_logits_and_leaves_one_reordering(name, backend):
     torch.testing.assert_close(folded(scrambled), plain(x), atol=1e-5, rtol=1e-5)
     assert modules(folded, Reorder) == 1 and modules(folded, KeyedConv2d) == 0
     assert list(folded.state_dict()) == list(keyed.state_dict())
-    assert all(a is b for a, b in zip(folded.parameters(), keyed.parameters(), strict=True))
+    assert all(map(torch.equal, folded.parameters(), keyed.parameters()))
     assert torch.equal(keyed(scrambled), before)  # the given network is as it was
     assert not torch.allclose(folded(x), plain(x), atol=1e-3)  # it still takes scrambled images
 
@@ -98,6 +99,80 @@ def test_folding_keys_keeps_gradients_and_the_mode():
     for net, leaf in zip((keyed, folded), leaves, strict=True):
         net(leaf).square().sum().backward()
     torch.testing.assert_close(leaves[1].grad, leaves[0].grad, atol=1e-5, rtol=1e-4)
+
+
+FOLDS = {
+    "keys": lambda plain, keyed: (keyed, fold_keys(keyed)),
+    "batch norm": lambda plain, keyed: (keyed, fold_batch_norm(keyed)),
+    "batch norm of the plain network": lambda plain, keyed: (plain, fold_batch_norm(plain)),
+    "twice": lambda plain, keyed: ((once := fold_keys(keyed)), fold_batch_norm(once)),
+}
+
+
+@pytest.mark.parametrize("fold", FOLDS)
+@torch.no_grad()
+def test_a_folded_network_and_the_given_one_leave_each_other_alone(fold):
+    plain, keyed, x, scrambled = keyed_pair("small")
+    pair = FOLDS[fold](plain, keyed)
+    images = x if pair[0] is plain else scrambled
+    expected = pair[0](images)
+    for one, other in (pair, pair[::-1]):
+        assert not set(one.modules()) & set(other.modules())
+        storages = [{t.data_ptr() for t in net.state_dict().values()} for net in (one, other)]
+        assert not storages[0] & storages[1]
+        one.train()
+        assert not any(m.training for m in other.modules())
+        one.eval()
+        kept = copy.deepcopy(one.state_dict())
+        one.load_state_dict({n: torch.full_like(t, 0.5) for n, t in kept.items()})
+        torch.testing.assert_close(other(images), expected, atol=1e-5, rtol=1e-5)
+        one.load_state_dict(kept)
+
+
+def test_every_module_keeps_its_mode():
+    _, keyed, _, scrambled = keyed_pair("small")
+    keyed.train()
+    keyed.get_submodule("1").eval()  # statistics frozen while the rest trains, as in fine-tuning
+    folded = fold_keys(keyed)
+    assert folded.training and folded.restore.training
+    modes = {name: m.training for name, m in folded.named_modules() if name != "restore"}
+    assert modes == {name: keyed.get_submodule(name).training for name in modes}
+    assert not modes["1"] and modes["4"] and modes["9"]
+    torch.testing.assert_close(folded(scrambled), keyed(scrambled), atol=1e-5, rtol=1e-5)
+    keyed.eval()
+    keyed.get_submodule("4").train()  # normalises by the batch: there is nothing to absorb
+    partly = fold_batch_norm(keyed)
+    assert modules(partly, nn.BatchNorm2d) == 1 and partly.get_submodule("4").training
+    torch.testing.assert_close(partly(scrambled), keyed(scrambled), atol=1e-5, rtol=1e-5)
+
+
+class Constant(nn.Module):
+    def forward(self, x):
+        return x + torch.ones(3, 1, 1)
+
+
+def test_folding_batch_norm_adds_nothing_to_the_given_network():
+    net = Constant().eval()
+    before = set(vars(net))
+    assert torch.equal(fold_batch_norm(net)(torch.zeros(1, 3, 2, 2)), torch.ones(1, 3, 2, 2))
+    assert set(vars(net)) == before
+
+
+WITHOUT_BUFFERS = {
+    "no layers": nn.Sequential(nn.ReLU(), nn.Flatten()),
+    "parameters only": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_BUFFERS)
+def test_folding_keys_of_a_network_without_buffers(name):
+    plain, scrambler = WITHOUT_BUFFERS[name], ImageScrambler((8, 12), seed=0)
+    x = torch.randn(2, 3, 8, 12)
+    keyed = key_network(plain, scrambler)
+    assert list(keyed.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(fold_keys(keyed)(scrambler(x)), plain(x))
+    # The reordering is made of the image key, which lies where the network lies.
+    assert keyed.to("meta").image_key.is_meta
 
 
 @pytest.mark.parametrize("name", ["small", "vgg16"])

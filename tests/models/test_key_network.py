@@ -264,6 +264,19 @@ def test_is_an_ordinary_module():
     torch.testing.assert_close(twin.double()(scrambler(x.double())), net.double()(x.double()))
 
 
+def test_every_module_is_in_the_mode_of_the_plain_one():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.Upsample(scale_factor=2)
+    )
+    for training in (True, False):
+        net.train(training)[2].train(not training)
+        keyed = key_network(net, ImageScrambler(SIZE, seed=0))
+        modes = {name: m.training for name, m in keyed.named_modules()}
+        assert {on for name, on in modes.items() if name.startswith("2")} == {not training}
+        assert {on for name, on in modes.items() if not name.startswith("2")} == {training}
+        assert "keying" in modes
+
+
 def test_weights_are_freed_with_the_network():
     keyed = key_network(
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)), ImageScrambler(SIZE, seed=0)
