@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from operators.gather import reorder_around, resolve_backend
+from operators.gather import reorder_around, resolve_backend, transformed
 from operators.offset import Size, check_key, keyed_taps, output_size, pair, sampling_offsets
 from operators.triton_conv import keyed_conv2d_triton
 
@@ -34,7 +34,16 @@ def keyed_conv2d_deform(
 
     Shape: ``x`` ``(N, C_in, H, W)``, ``weight`` ``(C_out, C_in / groups, kh, kw)``, ``bias``
     ``(C_out,)``, ``offset`` ``(2*kh*kw, H_out, W_out)``, result ``(N, C_out, H_out, W_out)``.
+
+    Raises:
+        NotImplementedError: under a transform of ``torch.func`` or forward-mode differentiation:
+            torchvision's operator has no rules for them, and would lose a tangent in silence.
     """
+    if not torch.compiler.is_compiling() and transformed(x, weight, bias):
+        raise NotImplementedError(
+            "torchvision.ops.deform_conv2d does not take part in torch.func and forward-mode "
+            "differentiation; use backend gather"
+        )
     device = x.device.type
     exact = torch.float64 if x.dtype == torch.float64 else torch.float32
     autocast = torch.is_autocast_enabled(device) and exact == torch.float32
@@ -66,8 +75,9 @@ class KeyedConv2d(nn.Conv2d):
         image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
         in_key: key of the input, a permutation of ``0..H*W-1``.
         out_key: key of the output, a permutation of ``0..H_out*W_out-1``.
-        backend: ``deform``, ``gather``, ``triton`` (CUDA, or ``TRITON_INTERPRET=1``; with groups
-            and in float64 it is ``gather``), or ``auto`` for what measures fastest.
+        backend: ``deform`` (not for ``torch.func``), ``gather``, ``triton`` (CUDA, or
+            ``TRITON_INTERPRET=1``; with groups, in float64 and under ``torch.func`` it is
+            ``gather``), or ``auto`` for what measures fastest.
         device, dtype: of the parameters, as in ``nn.Conv2d``; buffers are built on the CPU.
 
     Raises:
@@ -144,7 +154,7 @@ class KeyedConv2d(nn.Conv2d):
             return keyed_conv2d_deform(
                 x, self.weight, self.bias, self.offset, self.stride, self.padding, self.dilation
             )
-        if self.backend == "triton" and self.groups == 1 and x.dtype != torch.float64:
+        if self._takes_triton(x):
             return keyed_conv2d_triton(
                 x,
                 self.weight,
@@ -159,6 +169,11 @@ class KeyedConv2d(nn.Conv2d):
             )
         y = F.conv2d(self.before(x), self.weight, self.bias, *self._native, self.groups)
         return self.after(y)
+
+    def _takes_triton(self, x: Tensor) -> bool:
+        if self.backend != "triton" or self.groups > 1 or x.dtype == torch.float64:
+            return False
+        return torch.compiler.is_compiling() or not transformed(x, self.weight, self.bias)
 
     def plain(self) -> nn.Conv2d:
         """The ordinary convolution with these very parameters, for natural maps."""

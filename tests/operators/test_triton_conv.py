@@ -42,6 +42,7 @@ CASES = {  # name: (C, O, H, W, batch), geometry
     "dilated": ((33, 2, 7, 6, 1), {"kernel_size": 2, "dilation": (3, 2), "padding": 1}),
     "no images": ((2, 3, 4, 4, 0), {"kernel_size": 3}),
 }
+BOTH = ("triton", "gather")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
@@ -227,7 +228,19 @@ def test_groups_and_float64_are_left_to_gather(groups, dtype):
 def test_pools_as_gather_does():
     keys = {"image_size": 4, "in_key": key(16, 0), "out_key": key(4, 1)}
     x = torch.randn(1, 2, 4, 4)
-    assert torch.equal(*(KeyedAvgPool2d(2, **keys, backend=b)(x) for b in ("triton", "gather")))
+    assert torch.equal(*(KeyedAvgPool2d(2, **keys, backend=b)(x) for b in BOTH))
+
+
+def test_computes_as_gather_does_under_torch_func():
+    keys = {"image_size": 4, "in_key": key(16, 0), "out_key": key(16, 1)}
+    layer, gather = (KeyedConv2d(2, 3, 3, padding=1, **keys, backend=b) for b in BOTH)
+    gather.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 2, 4, 4)
+    found, expected = (
+        torch.func.vmap(torch.func.grad(lambda x, net=net: net(x[None]).square().sum()))(x)
+        for net in (layer, gather)
+    )
+    assert torch.equal(found, expected) and found.abs().max() > 0
 
 
 def test_nothing_is_stored_and_the_table_survives_half_precision():
