@@ -15,9 +15,7 @@ result is scrambled under a fresh key; the gather backend does the same for ever
 import copy
 from inspect import signature
 
-import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 
 from models.keying import rules  # noqa: F401  (fills the registry)
 from models.keying.layout import NATURAL, Group, trimmed
@@ -25,11 +23,9 @@ from models.keying.network import KeyedNetwork, without_meta
 from models.keying.plan import LAYOUT, VALUE, KeyingError, Plan
 from models.keying.registry import SOURCES, rule_for
 from models.keying.rewrite import carry_out
-from models.keying.trace import find_shapes, mode, trace
+from models.keying.trace import find_shapes, trace
+from models.keying.verify import check_equal, evaluate, image_channels, leaves, random_images
 from operators import ImageScrambler
-
-TOLERANCE = 1e-6  # of the largest difference between the outputs of two images, in float64
-ROUNDING = 1e-11  # of the largest output: what float64 may do to a deep network
 
 
 def key_network(
@@ -77,8 +73,7 @@ def key_network(
         )
     work = copy.deepcopy(net)
     if in_channels is None:
-        convolutions = (m for m in work.modules() if isinstance(m, nn.Conv2d))
-        in_channels = getattr(next(convolutions, None), "in_channels", 3)
+        in_channels = image_channels(work)
     graph, eval_only = trace(work)
     if eval_only and net.training:
         raise KeyingError(
@@ -99,7 +94,13 @@ def key_network(
         work, without_meta(graph), keys_out, eval_only, plain_graph=plain_graph, image_key=image_key
     )
     if verify:
-        check_equal(net, keyed, scrambler, in_channels)
+        images = random_images(in_channels, scrambler.image_size)
+        found = evaluate(keyed, scrambler(images))
+        restored = (
+            x if key is None else key.backward(x)
+            for x, key in zip(found, leaves(keyed.output_keys), strict=True)
+        )
+        check_equal(evaluate(net, images), list(restored))
     return keyed
 
 
@@ -166,47 +167,3 @@ def output_keys(graph: fx.Graph, scramble_output: bool) -> object:
 
     output = next(node for node in graph.nodes if node.op == "output")
     return fx.node.map_aggregate(output.args[0], key_of)
-
-
-def check_equal(
-    net: nn.Module, keyed: KeyedNetwork, scrambler: ImageScrambler, in_channels: int
-) -> None:
-    """Compare both networks on two random images, in float64 on the CPU.
-
-    Raises:
-        KeyingError: if an output differs by more than ``TOLERANCE`` and ``ROUNDING`` allow.
-    """
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(2, in_channels, *scrambler.image_size, generator=generator).double()
-    expected = evaluate(net, image)
-    found = evaluate(keyed, scrambler(image))
-    for a, b, key in zip(expected, found, leaves(keyed.output_keys), strict=True):
-        b = b if key is None else key.backward(b)
-        # Not relative to the outputs alone: those of a fresh network hardly depend on the image.
-        varies = (a[0] - a[1]).abs().max().item()
-        allowed = max(TOLERANCE * varies, ROUNDING * a.abs().max().item())
-        if not torch.allclose(a, b, rtol=0.0, atol=allowed, equal_nan=True):
-            raise KeyingError(
-                f"forward: the keyed network differs from the plain one by "
-                f"{(a - b).abs().max().item():.3g}, its outputs between two images by "
-                f"{varies:.3g}; one of its operations is keyed wrongly"
-            )
-
-
-def evaluate(net: nn.Module, x: Tensor) -> list[Tensor]:
-    """Outputs of ``net`` in eval mode, with its weights as float64 on the CPU."""
-    state = {
-        name: t.cpu().double() if t.is_floating_point() else t.cpu()
-        for name, t in (*net.named_parameters(), *net.named_buffers())
-    }
-    with mode(net, training=False), torch.no_grad():
-        return leaves(functional_call(net, state, (x,)))
-
-
-def leaves(output: object) -> list:
-    """What a nest of dictionaries and sequences holds, in order."""
-    if isinstance(output, dict):
-        output = list(output.values())
-    if isinstance(output, (tuple, list)):
-        return [leaf for part in output for leaf in leaves(part)]
-    return [output]
