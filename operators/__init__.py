@@ -4,10 +4,12 @@ Read in the paper's order: ``scrambler`` (a key and what it does to an image), `
 and a layer's geometry become sampling offsets), ``deformable_conv`` and ``deformable_pooling``
 (layers that run on scrambled maps). ``gather`` holds the reordering that all of them share,
 ``triton_conv`` a GPU kernel for the convolution, ``key`` the 256-bit secrets that can take a seed's
-place, ``per_image`` a fresh permutation for every image.
+place, ``per_image`` a fresh permutation for every image, ``blocks`` the geometry of keys that move
+whole blocks, ``block_ciphers`` the ciphers that the paper compares itself with.
 Depends on torch, torchvision and numpy only.
 """
 
+from operators.block_ciphers import CIPHERS, BlockCipher, make_scrambler
 from operators.deformable_conv import KeyedConv2d
 from operators.deformable_pooling import KeyedAvgPool2d, KeyedMaxPool2d
 from operators.gather import BACKENDS
@@ -17,6 +19,8 @@ from operators.scrambler import ImageScrambler, KeyStream
 
 __all__ = [
     "BACKENDS",
+    "CIPHERS",
+    "BlockCipher",
     "ImageScrambler",
     "Key",
     "KeyStream",
@@ -24,4 +28,5 @@ __all__ = [
     "KeyedConv2d",
     "KeyedMaxPool2d",
     "PerImageScrambler",
+    "make_scrambler",
 ]

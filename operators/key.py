@@ -19,6 +19,15 @@ Why this is unbiased: words that are independent, uniform and distinct are in ea
 orders equally often, exactly. A Fisher-Yates shuffle has the same distribution but needs a bounded
 random number per step (with rejection, to be exact) and does not vectorise over a batch; sorting
 takes 0.06 ms for a 32x32 image here, and any language has a sort.
+
+A key of other use is derived, so that one tells nothing about another: the key named ``label`` has
+the first 32 bytes of SHAKE-256("PrivDL derived key v1" || secret || label) as its secret.
+
+A block key moves the ``B`` blocks of ``N x N`` pixels of an image, and turns and mirrors them
+(``operators.blocks`` says how both are numbered). It comes from the key derived under the label
+"blocks:N", N in decimal: the order of the blocks is its permutation number 0 of ``B`` positions
+under the nonce, and the symmetry of block ``b``, before it moves, is the number 0..7 whose bits,
+lowest first, are bits ``3*b`` to ``3*b + 2`` of its ``3*B`` bits under the nonce (`Key.bits`).
 """
 
 import hashlib
@@ -129,6 +138,28 @@ class Key:
         for row in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1)):
             order[row] = self._distinct_order(n, index, nonces[row])
         return torch.from_numpy(order)
+
+    def derive(self, label: str) -> "Key":
+        """The key named ``label``, which tells nothing about this one or one of another name."""
+        stream = hashlib.shake_256(b"PrivDL derived key v1" + self._secret + label.encode())
+        return Key(stream.digest(SECRET_BYTES))
+
+    def blocks(
+        self, count: int, side: int, nonces: Sequence[bytes]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Order and symmetries of ``count`` blocks of ``side`` x ``side`` pixels under each nonce.
+
+        Both int64 ``(len(nonces), count)``.
+        """
+        key = self.derive(f"blocks:{side}")
+        symmetry = torch.empty(len(nonces), count, dtype=torch.int64)
+        for row, nonce in zip(symmetry, nonces, strict=True):
+            row[:] = key.octal_digits(count, nonce)
+        return key.permutations(count, nonces), symmetry
+
+    def octal_digits(self, n: int, nonce: bytes) -> torch.Tensor:
+        """``n`` random numbers 0..7 under `nonce`, int64: three bits each, the lowest first."""
+        return (self.bits(3 * n, nonce).view(n, 3) * torch.tensor([1, 2, 4])).sum(1)
 
     def bits(self, n: int, nonce: bytes) -> torch.Tensor:
         """``n`` random bits under `nonce`, BoolTensor ``(n,)``: the stream below, low bits first.

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from operators.blocks import block_permutation, count_blocks
 from operators.key import Key, require_distinct
 from operators.offset import Size, pair
 from operators.scrambler import ImageScrambler
@@ -31,7 +32,8 @@ class PerImageScrambler:
     Convention: ``s[n, :, p] = x[n, :, k_n[p]]`` on flat row-major positions with
     ``k_n = secret.permutation(H*W, index=0, nonce=nonces[n])``. With ``values``, the image is one
     row of ``C*H*W`` values and ``s[n, p] = x[n, k_n[p]]``, then inverted where bit ``p`` of
-    ``secret.bits(C*H*W, nonces[n])`` is set.
+    ``secret.bits(C*H*W, nonces[n])`` is set. With ``block``, ``k_n`` is the block key that the
+    secret gives under the nonce (``operators.key``).
 
     Shape: images ``(N, C, H, W)`` and ``N`` nonces -> ``(N, C, H, W)``; uint8 with ``values``.
 
@@ -39,10 +41,12 @@ class PerImageScrambler:
         image_size: ``H`` of a square image, or ``(H, W)``, in pixels.
         secret: the 256-bit key.
         values: scramble and invert single values instead of moving whole pixels.
+        block: side in pixels of blocks that move as a whole, turned and mirrored; None for pixels.
 
     Raises:
         ValueError: images of another size, a number of nonces that is not ``N``, a nonce that
-            repeats when scrambling, or with ``values`` another dtype than uint8.
+            repeats when scrambling, with ``values`` another dtype than uint8, a block that does not
+            divide the size, or both ``values`` and a block.
 
     Example:
         >>> scrambler = PerImageScrambler(32, Key(bytes(32)))
@@ -51,11 +55,16 @@ class PerImageScrambler:
         True
     """
 
-    def __init__(self, image_size: Size, secret: Key, values: bool = False) -> None:
+    def __init__(
+        self, image_size: Size, secret: Key, values: bool = False, block: int | None = None
+    ) -> None:
+        if values and block is not None:
+            raise ValueError(f"give values or a block, got both (block {block!r})")
         self.image_size = pair(image_size, "image_size", minimum=1)
         self.secret = secret
         self.values = values
-        self.fixed = ImageScrambler(self.image_size, secret=secret)
+        self.block = block
+        self.fixed = ImageScrambler(self.image_size, secret=secret, block=block)
 
     def forward(self, images: Tensor, nonces: Sequence[bytes]) -> Tensor:
         """Scramble each image under the key of its nonce; no two may share one."""
@@ -96,7 +105,7 @@ class PerImageScrambler:
         return self._gather(scrambled, keys.argsort(1)[:, fixed])
 
     def _keys(self, images: Tensor, nonces: Sequence[bytes]) -> Tensor:
-        """One permutation per image: ``(N, H*W)``, or ``(N, C*H*W)`` with ``values``."""
+        """A permutation for each image: ``(N, H*W)``, or ``(N, C*H*W)`` with ``values``."""
         if images.dim() != 4 or tuple(images.shape[2:]) != self.image_size:
             height, width = self.image_size
             raise ValueError(
@@ -106,6 +115,10 @@ class PerImageScrambler:
             raise ValueError(f"{len(images)} images need as many nonces, got {len(nonces)}")
         if self.values and images.dtype != torch.uint8:
             raise ValueError(f"scrambling single values needs uint8 images, got {images.dtype}")
+        if self.block is not None:
+            count = count_blocks(self.image_size, self.block)
+            order, symmetry = self.secret.blocks(count, self.block, nonces)
+            return block_permutation(self.image_size, self.block, order, symmetry)
         shape = images.shape[1:] if self.values else images.shape[2:]
         return self.secret.permutations(shape.numel(), nonces)
 

@@ -12,12 +12,14 @@ from the operating system's entropy, and a 256-bit secret can take the seed's pl
 
 import copy
 import hashlib
+import math
 import secrets
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from operators.blocks import SYMMETRIES, block_permutation, count_blocks
 from operators.gather import reorder
 from operators.key import Key
 from operators.offset import Size, check_key, invert, pair
@@ -68,6 +70,24 @@ class KeyStream:
             return self._secret.permutation(n, index=self._drawn - 1)
         return torch.from_numpy(np.argsort(self._generator.rand(n)))
 
+    def draw_blocks(self, count: int, side: int) -> tuple[Tensor, Tensor]:
+        """Order and symmetries of ``count`` blocks of ``side`` pixels, int64, each ``(count,)``.
+
+        From a seed, ``argsort(rand(count))`` and ``floor(8 * rand(count))``; from a secret,
+        ``secret.blocks``, whatever was drawn before.
+        """
+        if self._secret is not None:
+            order, symmetry = self._secret.blocks(count, side, [b""])
+            return order[0], symmetry[0]
+        order = torch.from_numpy(np.argsort(self._generator.rand(count)))
+        symmetry = np.floor(SYMMETRIES * self._generator.rand(count)).astype(np.int64)
+        return order, torch.from_numpy(symmetry)
+
+
+def log2_factorial(n: int) -> float:
+    """How many bits tell one of ``n!`` permutations."""
+    return math.lgamma(n + 1) / math.log(2)
+
 
 class ImageScrambler(nn.Module):
     """Scrambles and restores images with one key, and supplies the keys of a network's layers.
@@ -82,9 +102,13 @@ class ImageScrambler(nn.Module):
         secret: a 256-bit key that the stream is derived from, in place of a seed.
         key: the image key itself, a permutation of ``0..H*W-1``; it takes the place of the stream's
             first key, and the layer keys still come from the stream.
+        block: side in pixels of square blocks that move as a whole, turned and mirrored, in place
+            of single pixels; None for pixels. The layer keys are the same as without it. From a
+            seed, the block key is what ``KeyStream(seed).draw_blocks`` gives first.
 
     Raises:
-        ValueError: a size below 1, a seed out of range, or a key that is no permutation.
+        ValueError: a size below 1, a seed out of range, a key that is no permutation, a block that
+            does not divide the size, or a key and a block.
 
     Example:
         >>> scrambler = ImageScrambler(32, seed=1312)
@@ -102,11 +126,19 @@ class ImageScrambler(nn.Module):
         seed: int | None = None,
         key: Tensor | None = None,
         secret: Key | None = None,
+        block: int | None = None,
     ) -> None:
         super().__init__()
         self.image_size = pair(image_size, "image_size", minimum=1)
+        self.block = block
         self._layer_stream = KeyStream(seed, secret)
         self._secret = secret if key is None else None
+        if block is not None:
+            if key is not None:
+                raise ValueError(f"give a key or a block, got both (block {block!r})")
+            count = count_blocks(self.image_size, block)
+            order, symmetry = copy.deepcopy(self._layer_stream).draw_blocks(count, block)
+            key = block_permutation(self.image_size, block, order, symmetry)
         drawn = self._layer_stream.draw(self.image_size[0] * self.image_size[1])
         key = drawn if key is None else check_key(key, self.image_size)
         self.register_buffer("key", key, persistent=False)
@@ -135,14 +167,32 @@ class ImageScrambler(nn.Module):
         return copy.deepcopy(self._layer_stream)
 
     @property
+    def cipher(self) -> str:
+        """``pixels``, or ``blocks:N``."""
+        return "pixels" if self.block is None else f"blocks:{self.block}"
+
+    @property
+    def key_bits(self) -> float:
+        """Logarithm to base 2 of the number of keys there are, whatever this one came from."""
+        pixels = self.image_size[0] * self.image_size[1]
+        if self.block is None:
+            return log2_factorial(pixels)
+        count = pixels // self.block**2
+        turns = math.log2(SYMMETRIES) if self.block > 1 else 0.0
+        return log2_factorial(count) + turns * count
+
+    @property
     def fingerprint(self) -> str:
-        """16 hex digits that identify the key without telling it: a secret's own; safe to print.
+        """16 hex digits that identify the key without telling it; safe to print.
+
+        That of a secret is its own at every size, with blocks that of the key derived for them.
 
         Whoever guesses the key can check the guess by it, which takes no picture, and a seed can be
         guessed: all 2^32 are soon tried.
         """
         if self._secret is not None:
-            return self._secret.fingerprint
+            named = self._secret if self.block is None else self._secret.derive(self.cipher)
+            return named.fingerprint
         height, width = self.image_size
         digest = hashlib.sha256(f"PrivDL image key {height}x{width}:".encode())
         digest.update(self.key.cpu().numpy().astype("<i8").tobytes())

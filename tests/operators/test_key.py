@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from operators import ImageScrambler
 from operators.key import Key, new_nonces, require_distinct
 
 ZEROS, COUNTING = Key(bytes(32)), Key(bytes(range(32)))
@@ -40,6 +41,27 @@ def test_equals_the_documented_derivation():
     for row, nonce in zip(batch, nonces, strict=True):
         assert row.tolist() == naive_permutation(bytes(range(32)), 100, 7, nonce)
         assert torch.equal(row, COUNTING.permutation(100, 7, nonce))
+
+
+def test_derived_keys_and_block_keys_are_the_documented_ones():
+    assert ZEROS.derive("blocks:8").fingerprint == "a4a1bc15c5105e2c"
+    assert COUNTING.derive("blocks:8").fingerprint == "4cafffe2920dd1e0"
+    order, symmetry = COUNTING.blocks(6, 8, [b"", bytes(range(16))])
+    assert order.tolist() == [[0, 3, 2, 1, 4, 5], [1, 2, 0, 4, 3, 5]]
+    assert symmetry.tolist() == [[5, 2, 2, 1, 3, 4], [5, 1, 1, 5, 6, 6]]
+    packed = ImageScrambler(32, secret=ZEROS, block=8).key.numpy().astype("<i8").tobytes()
+    assert hashlib.sha256(packed).hexdigest() == (
+        "ba25a36da4553fdeb2c7183b3190a0bdf92261cfff35d4c0ad3599a33671127f"
+    )
+
+    message = b"PrivDL derived key v1" + bytes(range(32)) + b"blocks:8"
+    secret = hashlib.shake_256(message).digest(32)
+    for row, nonce in enumerate([b"", bytes(range(16))]):
+        assert order[row].tolist() == naive_permutation(secret, 6, 0, nonce)
+        fields = len(nonce).to_bytes(8, "little") + nonce + (18).to_bytes(8, "little")
+        stream = hashlib.shake_256(b"PrivDL bits v1" + secret + fields).digest(3)
+        number = int.from_bytes(stream, "little")
+        assert symmetry[row].tolist() == [number >> 3 * b & 7 for b in range(6)]
 
 
 def test_equal_words_move_on_to_the_next_attempt(monkeypatch):
