@@ -9,7 +9,7 @@ whole blocks, ``block_ciphers`` the ciphers that the paper compares itself with.
 Depends on torch, torchvision and numpy only.
 """
 
-from operators.block_ciphers import CIPHERS, BlockCipher, make_scrambler
+from operators.block_ciphers import CIPHERS, BlockCipher, keyed_parts, make_scrambler
 from operators.deformable_conv import KeyedConv2d
 from operators.deformable_pooling import KeyedAvgPool2d, KeyedMaxPool2d
 from operators.gather import BACKENDS
@@ -28,5 +28,6 @@ __all__ = [
     "KeyedConv2d",
     "KeyedMaxPool2d",
     "PerImageScrambler",
+    "keyed_parts",
     "make_scrambler",
 ]

@@ -242,6 +242,28 @@ def make_scrambler(
     return ImageScrambler(image_size, seed, secret=secret, block=block)
 
 
+def keyed_parts(scrambler: ImageScrambler | BlockCipher) -> tuple[ImageScrambler, nn.Module]:
+    """What a keyed network needs to take the pictures of ``scrambler``, exactly.
+
+    Returns:
+        The key that it is built with, and what undoes at its input, on uint8 pictures, what the
+        cipher did to their values: ``net(undo(scrambler(images)))``.
+
+    Raises:
+        ValueError: the cipher is no permutation of pixels; says why.
+
+    Example:
+        >>> scrambler = make_scrambler("etc:4", 32, seed=30)
+        >>> key, undo = keyed_parts(scrambler)
+        >>> images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+        >>> torch.equal(undo(scrambler(images)), key(images))
+        True
+    """
+    if isinstance(scrambler, ImageScrambler):
+        return scrambler, nn.Identity()
+    return scrambler.pixel_scrambler(), scrambler.undo_values()
+
+
 class _Draws:
     """What the ciphers draw, from a seed as published or from a secret.
 
