@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from models.keying.network import KeyedNetwork
 from operators.gather import Reorder
-from operators.offset import invert
+from operators.permutation import invert
 
 
 def fold_keys(net: KeyedNetwork) -> fx.GraphModule:

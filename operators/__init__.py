@@ -1,11 +1,13 @@
 """The paper's operators: keys, offsets, keyed convolution and keyed pooling.
 
-Read in the paper's order: ``scrambler`` (a key and what it does to an image), ``offset`` (two keys
-and a layer's geometry become sampling offsets), ``deformable_conv`` and ``deformable_pooling``
-(layers that run on scrambled maps). ``gather`` holds the reordering that all of them share,
-``triton_conv`` a GPU kernel for the convolution, ``key`` the 256-bit secrets that can take a seed's
-place, ``per_image`` a fresh permutation for every image, ``blocks`` the geometry of keys that move
-whole blocks, ``block_ciphers`` the ciphers that the paper compares itself with.
+Read in the paper's order: ``scrambler`` (a permutation and what it does to an image), ``offset``
+(two permutations and a layer's geometry become sampling offsets), ``deformable_conv`` and
+``deformable_pooling`` (layers that run on scrambled maps). Below them, ``permutation`` checks,
+inverts and draws permutations, ``gather`` is the reordering that all of them share, and
+``keyed_layer`` what all keyed layers have in common. Beside them, ``key`` holds the 256-bit secrets
+that can take a seed's place, ``per_image`` a fresh permutation for every image, ``blocks`` the
+geometry of keys that move whole blocks, and ``block_ciphers`` the ciphers that the paper compares
+itself with. ``triton_conv`` is an optional GPU kernel that nothing imports before it is asked for.
 Depends on torch, torchvision and numpy only.
 """
 
@@ -15,7 +17,8 @@ from operators.deformable_pooling import KeyedAvgPool2d, KeyedMaxPool2d
 from operators.gather import BACKENDS
 from operators.key import Key
 from operators.per_image import PerImageScrambler
-from operators.scrambler import ImageScrambler, KeyStream
+from operators.permutation import KeyStream
+from operators.scrambler import ImageScrambler
 
 __all__ = [
     "BACKENDS",

@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from operators.blocks import SYMMETRIES, block_source, block_values, count_blocks, symmetry_table
 from operators.key import Key
 from operators.offset import Size, pair
-from operators.scrambler import ImageScrambler, KeyStream, log2_factorial
+from operators.permutation import KeyStream, log2_factorial
+from operators.scrambler import ImageScrambler
 
 CHANNELS = 3
 CIPHERS = ("pixels", "blocks:N", "etc:N", "etc_published", "le", "ele", "privconv")

@@ -4,7 +4,8 @@ Three backends compute the same thing. ``deform`` is the paper's: ``torchvision.
 with the offsets of ``operators.offset``. ``gather`` uses that those offsets are whole numbers:
 reorder the positions, convolve natively, reorder again. It never interpolates, runs at close to
 the speed of an ordinary convolution, and in every dtype that one has. ``triton`` does the same in
-one kernel of its own (``operators.triton_conv``), which was tested under Triton's interpreter only.
+one kernel of its own (``operators.triton_conv``, optional), which was tested under Triton's
+interpreter only.
 """
 
 import torch
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import deform_conv2d
 
-from operators.gather import reorder_around, resolve_backend, transformed
-from operators.offset import Size, check_key, keyed_taps, output_size, pair, sampling_offsets
-from operators.triton_conv import keyed_conv2d_triton
+from operators.gather import transformed
+from operators.keyed_layer import KeyedLayer
+from operators.offset import Size, keyed_taps, sampling_offsets
 
 
 def keyed_conv2d_deform(
@@ -61,7 +62,7 @@ def keyed_conv2d_deform(
     return y.to(result_dtype)
 
 
-class KeyedConv2d(nn.Conv2d):
+class KeyedConv2d(KeyedLayer, nn.Conv2d):
     """A convolution whose input and output maps are scrambled, each under its own key.
 
     Convention: with ``x[.., m]`` the natural input, this layer takes ``x[.., in_key[p]]`` at
@@ -109,13 +110,12 @@ class KeyedConv2d(nn.Conv2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        backend = resolve_backend(backend)
-        image_size = pair(image_size, "image_size", minimum=1)
-        geometry = (image_size, kernel_size, stride, padding, dilation)
-        out_size = output_size(*geometry)
-        in_key = check_key(in_key, image_size, "in_key")
-        out_key = check_key(out_key, out_size, "out_key")
         super().__init__(
+            image_size,
+            (kernel_size, stride, padding, dilation),
+            in_key,
+            out_key,
+            backend,
             in_channels,
             out_channels,
             kernel_size,
@@ -127,34 +127,23 @@ class KeyedConv2d(nn.Conv2d):
             device=device,
             dtype=dtype,
         )
-        self.image_size, self.output_size, self.backend = image_size, out_size, backend
-        self.register_buffer("in_key", in_key, persistent=False)
-        self.register_buffer("out_key", out_key, persistent=False)
-        if backend == "deform":
+        if self.backend == "deform":
             # Integers, because .half() and .bfloat16() would round a floating-point buffer.
-            offset = sampling_offsets(in_key, out_key, *geometry).to(torch.int32)
+            offset = sampling_offsets(self.in_key, self.out_key, *self.geometry).to(torch.int32)
             self.register_buffer("offset", offset, persistent=False)
-        else:
-            self.before, self.after, tiled = reorder_around(in_key, out_key, *geometry)
-            # stride, padding, dilation of the native convolution between the two reorderings
-            self._native = (
-                (self.kernel_size, 0, 1) if tiled else (self.stride, self.padding, self.dilation)
-            )
-        if backend == "triton":
-            taps = keyed_taps(in_key, out_key, *geometry).to(torch.int32)
+        elif self.backend == "triton":
+            taps = keyed_taps(self.in_key, self.out_key, *self.geometry).to(torch.int32)
             self.register_buffer("taps", taps, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != 4 or tuple(x.shape[2:]) != self.image_size:
-            raise ValueError(
-                f"input must have shape (N, {self.in_channels}, {self.image_size[0]}, "
-                f"{self.image_size[1]}) for this key, got {tuple(x.shape)}"
-            )
+        self.check_input(x, self.in_channels)
         if self.backend == "deform":
             return keyed_conv2d_deform(
                 x, self.weight, self.bias, self.offset, self.stride, self.padding, self.dilation
             )
         if self._takes_triton(x):
+            from operators.triton_conv import keyed_conv2d_triton
+
             return keyed_conv2d_triton(
                 x,
                 self.weight,
@@ -167,7 +156,7 @@ class KeyedConv2d(nn.Conv2d):
                 self.padding,
                 self.dilation,
             )
-        y = F.conv2d(self.before(x), self.weight, self.bias, *self._native, self.groups)
+        y = F.conv2d(self.before(x), self.weight, self.bias, *self.native, self.groups)
         return self.after(y)
 
     def _takes_triton(self, x: Tensor) -> bool:

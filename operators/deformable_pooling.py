@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from operators.gather import reorder_around, resolve_backend
-from operators.offset import PADDED, Size, check_key, keyed_taps, ordinary_taps, output_size, pair
+from operators.keyed_layer import KeyedLayer
+from operators.offset import PADDED, Size, keyed_taps, ordinary_taps, pair
 
 
 def gather_windows(x: Tensor, taps: Tensor, fill: float) -> Tensor:
@@ -45,8 +45,8 @@ def average_divisor(
     return (row & column).sum(1)
 
 
-class _KeyedPool2d(nn.Module):
-    """What the two poolings share: geometry, keys, index tables and the check of the input."""
+class _KeyedPool2d(KeyedLayer):
+    """What the two poolings share."""
 
     def __init__(
         self,
@@ -60,50 +60,26 @@ class _KeyedPool2d(nn.Module):
         out_key: Tensor,
         backend: str,
     ) -> None:
-        super().__init__()
-        self.backend = resolve_backend(backend)
-        self.kernel_size = pair(kernel_size, "kernel_size", minimum=1)
-        self.stride = pair(self.kernel_size if stride is None else stride, "stride", minimum=1)
-        self.padding = pair(padding, "padding", minimum=0)
-        self.dilation = pair(dilation, "dilation", minimum=1)
-        self.ceil_mode = ceil_mode
-        self.image_size = pair(image_size, "image_size", minimum=1)
-        if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
+        kernel_size = pair(kernel_size, "kernel_size", minimum=1)
+        stride = pair(kernel_size if stride is None else stride, "stride", minimum=1)
+        padding = pair(padding, "padding", minimum=0)
+        dilation = pair(dilation, "dilation", minimum=1)
+        if any(2 * p > k for p, k in zip(padding, kernel_size, strict=True)):
             raise ValueError(
-                f"padding must be at most half of kernel_size {self.kernel_size}, "
-                f"got {self.padding}"
+                f"padding must be at most half of kernel_size {kernel_size}, got {padding}"
             )
-        geometry = (
-            self.image_size,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            ceil_mode,
-        )
-        self.output_size = output_size(*geometry)
-        in_key = check_key(in_key, self.image_size, "in_key")
-        out_key = check_key(out_key, self.output_size, "out_key")
-        self.register_buffer("in_key", in_key, persistent=False)
-        self.register_buffer("out_key", out_key, persistent=False)
+        window = (kernel_size, stride, padding, dilation, ceil_mode)
+        super().__init__(image_size, window, in_key, out_key, backend)
+        self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode = window
         if self.backend == "deform":
-            self.register_buffer("taps", keyed_taps(in_key, out_key, *geometry), persistent=False)
-        else:
-            self.before, self.after, tiled = reorder_around(in_key, out_key, *geometry)
-            # stride, padding, dilation of the native pooling between the two reorderings
-            self._native = (
-                (self.kernel_size, 0, 1) if tiled else (self.stride, self.padding, self.dilation)
-            )
+            taps = keyed_taps(self.in_key, self.out_key, *self.geometry)
+            self.register_buffer("taps", taps, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != 4 or tuple(x.shape[2:]) != self.image_size:
-            raise ValueError(
-                f"input must have shape (N, C, {self.image_size[0]}, {self.image_size[1]}) "
-                f"for this key, got {tuple(x.shape)}"
-            )
+        self.check_input(x, "C")
         if self.backend == "deform":
             return self._pool_windows(x).unflatten(2, self.output_size)
-        return self.after(self._pool(self.before(x), *self._native))
+        return self.after(self._pool(self.before(x), *self.native))
 
     def _pool_windows(self, x: Tensor) -> Tensor:
         """Pool the gathered windows: ``(N, C, H, W)`` -> ``(N, C, Q)``."""
@@ -213,7 +189,7 @@ class KeyedAvgPool2d(_KeyedPool2d):
             divisor = average_divisor(*geometry, ceil_mode, count_include_pad)
             if divisor_override is not None:
                 divisor.fill_(divisor_override)
-            self.register_buffer("divisor", divisor[out_key], persistent=False)
+            self.register_buffer("divisor", divisor[self.out_key], persistent=False)
 
     def _pool_windows(self, x: Tensor) -> Tensor:
         return gather_windows(x, self.taps, fill=0.0).sum(-1) / self.divisor.to(x.dtype)

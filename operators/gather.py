@@ -17,7 +17,8 @@ from torch.autograd import Function
 from torch.autograd.forward_ad import unpack_dual
 from torch.func import debug_unwrap
 
-from operators.offset import disjoint_tiles, invert
+from operators.offset import disjoint_tiles
+from operators.permutation import invert
 
 BACKENDS = ("auto", "deform", "gather", "triton")
 

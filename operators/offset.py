@@ -15,6 +15,8 @@ whole numbers, so nothing is ever interpolated. Geometry arguments are ints or `
 import torch
 from torch import Tensor
 
+from operators.permutation import check_key, invert
+
 PADDED = -1  # the index of a tap that falls in the padding
 Size = int | tuple[int, int]
 
@@ -28,44 +30,6 @@ def pair(value: Size, name: str, minimum: int) -> tuple[int, int]:
             f"{name} must be a whole number >= {minimum} or a pair of them, got {value!r}"
         )
     return values
-
-
-def invert(key: Tensor) -> Tensor:
-    """The inverse permutation: ``invert(k)[k[p]] = p``. Shape ``(n,)``, int64."""
-    inverse = torch.empty_like(key)
-    inverse[key] = torch.arange(key.numel(), device=key.device)
-    return inverse
-
-
-def check_key(key: Tensor, size: tuple[int, int], name: str = "key") -> Tensor:
-    """A copy of ``key``, int64 on the CPU, if it is a permutation of the plane's positions.
-
-    Args:
-        key: anything ``torch.as_tensor`` takes, of shape ``(H*W,)``, whole numbers.
-        size: ``(H, W)`` of the plane.
-        name: what the message calls the key.
-
-    Raises:
-        ValueError: it is none.
-    """
-    key = torch.as_tensor(key)
-    n = size[0] * size[1]
-    whole = not (key.is_floating_point() or key.is_complex() or key.dtype == torch.bool)
-    if not whole or key.shape != (n,):
-        raise ValueError(
-            f"{name} must hold {n} whole numbers for a map of {size[0]}x{size[1]}, "
-            f"got shape {tuple(key.shape)} of {key.dtype}"
-        )
-    key = key.detach().to("cpu", torch.int64, copy=True)
-    outside = key[(key < 0) | (key >= n)]
-    if outside.numel():
-        raise ValueError(f"{name} must hold 0..{n - 1}, got {outside[0].item()}")
-    counts = torch.bincount(key, minlength=n)
-    if (counts != 1).any():
-        raise ValueError(
-            f"{name} must be a permutation of 0..{n - 1}, got {counts.argmax().item()} twice"
-        )
-    return key
 
 
 def output_size(

@@ -13,80 +13,14 @@ from the operating system's entropy, and a 256-bit secret can take the seed's pl
 import copy
 import hashlib
 import math
-import secrets
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from operators.blocks import SYMMETRIES, block_permutation, count_blocks
 from operators.gather import reorder
 from operators.key import Key
-from operators.offset import Size, check_key, invert, pair
-
-SEED_LIMIT = 2**32
-
-
-class KeyStream:
-    """A deterministic source of permutations.
-
-    Convention: from a seed, each key is ``argsort(rand(n))`` of ``numpy.random.RandomState(seed)``,
-    in the order of the calls. This repeats the published keys; it is a reproducible generator,
-    not a cryptographic one, and a 32-bit seed can be searched. From a secret, call number ``i``
-    (from 0) gives ``secret.permutation(n, index=i)``.
-
-    Args:
-        seed: ``0..2**32 - 1``, or None for 128 bits of the operating system's entropy.
-        secret: a 256-bit key in place of a seed.
-
-    Raises:
-        ValueError: the seed is not a whole number in that range, or both are given.
-
-    Example:
-        >>> KeyStream(seed=0).draw(1024)[:4]
-        tensor([821, 757, 540, 742])
-    """
-
-    def __init__(self, seed: int | None = None, secret: Key | None = None) -> None:
-        if secret is not None:
-            if seed is not None:
-                raise ValueError(f"give a seed or a secret, got both (seed {seed!r})")
-        elif seed is None:
-            seed = np.frombuffer(secrets.token_bytes(16), dtype=np.uint32)
-        else:
-            whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-            if not whole or not 0 <= seed < SEED_LIMIT:
-                raise ValueError(
-                    f"seed must be a whole number in 0..{SEED_LIMIT - 1}, got {seed!r}"
-                )
-        self._secret = secret
-        self._generator = None if secret is not None else np.random.RandomState(seed)
-        self._drawn = 0
-
-    def draw(self, n: int) -> Tensor:
-        """The next key: a random permutation of ``0..n-1``, int64, shape ``(n,)``."""
-        self._drawn += 1
-        if self._secret is not None:
-            return self._secret.permutation(n, index=self._drawn - 1)
-        return torch.from_numpy(np.argsort(self._generator.rand(n)))
-
-    def draw_blocks(self, count: int, side: int) -> tuple[Tensor, Tensor]:
-        """Order and symmetries of ``count`` blocks of ``side`` pixels, int64, each ``(count,)``.
-
-        From a seed, ``argsort(rand(count))`` and ``floor(8 * rand(count))``; from a secret,
-        ``secret.blocks``, whatever was drawn before.
-        """
-        if self._secret is not None:
-            order, symmetry = self._secret.blocks(count, side, [b""])
-            return order[0], symmetry[0]
-        order = torch.from_numpy(np.argsort(self._generator.rand(count)))
-        symmetry = np.floor(SYMMETRIES * self._generator.rand(count)).astype(np.int64)
-        return order, torch.from_numpy(symmetry)
-
-
-def log2_factorial(n: int) -> float:
-    """How many bits tell one of ``n!`` permutations."""
-    return math.lgamma(n + 1) / math.log(2)
+from operators.offset import Size, pair
+from operators.permutation import KeyStream, check_key, invert, log2_factorial
 
 
 class ImageScrambler(nn.Module):

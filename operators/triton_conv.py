@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from operators.gather import reorder
-from operators.offset import invert
+from operators.permutation import invert
 
 try:
     import triton

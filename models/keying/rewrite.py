@@ -5,7 +5,7 @@ from torch import Tensor, fx, nn
 
 from models.keying.plan import VALUE, Plan, Reordering, Replacement
 from operators.gather import reorder
-from operators.offset import invert
+from operators.permutation import invert
 
 HELPERS = "keying"  # submodule of a keyed network that holds its reorderings; no parameters
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from models import create_model, key_network
 from operators import ImageScrambler, KeyedAvgPool2d, KeyedConv2d, KeyedMaxPool2d
 from operators.gather import reorder
-from operators.offset import invert
+from operators.permutation import invert
 from tests.operators.geometry import key
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

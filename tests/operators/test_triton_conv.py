@@ -260,3 +260,17 @@ def test_imports_and_says_so_where_triton_is_absent():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.endswith("triton needs the package triton, which is not installed\n")
+
+
+def test_is_not_imported_before_it_is_asked_for():
+    code = (
+        "import sys, torch, models\n"
+        "from operators import KeyedConv2d\n"
+        "key = torch.arange(16)\n"
+        "for backend in ('auto', 'gather', 'deform'):\n"
+        "    layer = KeyedConv2d(1, 1, 1, image_size=4, in_key=key, out_key=key, backend=backend)\n"
+        "    layer(torch.rand(1, 1, 4, 4))\n"
+        "print('operators.triton_conv' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
