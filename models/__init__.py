@@ -1,7 +1,8 @@
 """The networks, by name. ``create_model`` builds any of them; the command line accepts these names.
 
 Every plain network ``NAME`` has a keyed twin ``NAME_permuted`` with the same parameters, made by
-``key_network``; the paper's are ``vgg16_permuted`` and ``preresnet110_permuted``. Beside the
+``key_network``; the paper's are ``vgg16_permuted`` and ``preresnet110_permuted``. Only networks
+behind an adaptation network have none: they learn to undo a cipher without its key. Beside the
 project's own networks, ``torchvision:NAME`` is any classifier of torchvision, untrained.
 """
 
@@ -10,8 +11,11 @@ from functools import partial
 import torchvision
 from torch import nn
 
+from models.adaptation import AdaptedNetwork, BlockAdaptation, SharedAdaptation
+from models.convmixer import ConvMixer
 from models.key_network import KeyedNetwork, KeyingError, key_network
 from models.preresnet import DEPTHS, PreResNet
+from models.pyramidnet import PyramidNet
 from models.vgg import VGG16
 from operators import ImageScrambler
 
@@ -28,10 +32,21 @@ __all__ = [
 
 KEYED_SUFFIX = "_permuted"
 TORCHVISION_PREFIX = "torchvision:"
+
 _PLAIN = {
     "vgg16": VGG16,
     **{f"preresnet{depth}": partial(PreResNet, depth) for depth in DEPTHS},
     **{f"preresnet{depth}_basic": partial(PreResNet, depth, basic=True) for depth in DEPTHS},
+    "pyramidnet110": PyramidNet,
+    "convmixer512_16": ConvMixer,
+    "convmixer256_8": partial(ConvMixer, image_size=32, width=256, depth=8, kernel_size=5, patch=4),
+}
+# These learn to undo a cipher, so they have no keyed twins.
+_ADAPTED = {
+    "pyramidnet110_adapted": partial(AdaptedNetwork, BlockAdaptation, PyramidNet),
+    "pyramidnet110_adapted_le": partial(AdaptedNetwork, SharedAdaptation, PyramidNet),
+    "preresnet20_adapted": partial(AdaptedNetwork, BlockAdaptation, partial(PreResNet, 20)),
+    "preresnet20_adapted_le": partial(AdaptedNetwork, SharedAdaptation, partial(PreResNet, 20)),
 }
 # The auxiliary classifiers of these two run in training only, and return tuples there.
 _TORCHVISION_OPTIONS = {
@@ -42,7 +57,7 @@ _TORCHVISION_OPTIONS = {
 
 def names() -> tuple[str, ...]:
     """The project's own networks, plain and keyed."""
-    return tuple(name + suffix for name in _PLAIN for suffix in ("", KEYED_SUFFIX))
+    return *(name + suffix for name in _PLAIN for suffix in ("", KEYED_SUFFIX)), *_ADAPTED
 
 
 def is_keyed(name: str) -> bool:
@@ -52,6 +67,8 @@ def is_keyed(name: str) -> bool:
 
 def check_name(name: str) -> str:
     """``name``, or ValueError with the valid ones if there is no such network."""
+    if name in _ADAPTED:
+        return name
     plain = name.removesuffix(KEYED_SUFFIX)
     classifiers = torchvision.models.list_models(module=torchvision.models)
     if plain in _PLAIN or (
@@ -89,15 +106,17 @@ def create_model(
         >>> missing, unexpected = keyed.load_state_dict(create_model("vgg16").state_dict())
     """
     plain = check_name(name).removesuffix(KEYED_SUFFIX)
-    if plain in _PLAIN:
-        net = _PLAIN[plain](num_classes=num_classes)
+    own = _PLAIN | _ADAPTED
+    if plain in own:
+        net = own[plain](num_classes=num_classes)
     else:
         plain = plain.removeprefix(TORCHVISION_PREFIX)
         options = _TORCHVISION_OPTIONS.get(plain, {})
         net = torchvision.models.get_model(plain, num_classes=num_classes, **options)
     if not is_keyed(name):
         if scrambler is not None:
-            raise ValueError(f"{name} takes no scrambler; {name + KEYED_SUFFIX} does")
+            keyed = "" if name in _ADAPTED else f"; {name + KEYED_SUFFIX} does"
+            raise ValueError(f"{name} takes no scrambler{keyed}")
         return net
     if scrambler is None:
         raise ValueError(f"{name} needs the scrambler of its images")

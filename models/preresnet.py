@@ -60,6 +60,7 @@ class PreResNet(nn.Module):
         depth: ``6n + 2``, for ``n`` blocks in each stage.
         num_classes: length of the logits.
         basic: two 3x3 convolutions in a block, in place of a bottleneck.
+        in_channels: of the input.
 
     Raises:
         ValueError: the depth is not ``6n + 2``.
@@ -69,11 +70,13 @@ class PreResNet(nn.Module):
         torch.Size([2, 10])
     """
 
-    def __init__(self, depth: int, num_classes: int = 10, basic: bool = False) -> None:
+    def __init__(
+        self, depth: int, num_classes: int = 10, basic: bool = False, in_channels: int = 3
+    ) -> None:
         super().__init__()
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"depth must be 6n + 2, 8 at least, got {depth}")
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         channels = 16
         for stage, width in enumerate((16, 32, 64), start=1):
             blocks = []

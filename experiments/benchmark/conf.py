@@ -1,8 +1,9 @@
-"""Makes the repository importable from any working folder; see ``experiments/conf.py``."""
+"""What a script in this folder must do before it imports anything else of the project."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 
-from experiments.conf import CHECKPOINT_DIR, LOG_DIR, ROOT  # noqa: F401
+import experiments.classification.conf  # noqa: E402, F401  (one helpful line if torch is broken)

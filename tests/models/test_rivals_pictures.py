@@ -6,38 +6,43 @@ import torch
 import models
 from operators import keyed_parts, make_scrambler
 
-PLAIN = [name for name in models.names() if not models.is_keyed(name)]
+KEYED = [name for name in models.names() if models.is_keyed(name)]
 
 
-def pictures(count: int) -> torch.Tensor:
+def side(name: str) -> int:
+    return 224 if name.startswith("convmixer512_16") else 32
+
+
+def pictures(count: int, side: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
 
 
 def network_input(images: torch.Tensor) -> torch.Tensor:
     return (images.double() - 120) / 60
 
 
-@pytest.fixture(scope="module", params=PLAIN)
-def net(request) -> torch.nn.Module:
-    """A network in float64, with batch-norm statistics of real activations."""
+@pytest.fixture(scope="module", params=KEYED)
+def plain_net(request) -> tuple[torch.nn.Module, int]:
+    """A network in float64, with statistics of real activations, and the side of its images."""
     torch.manual_seed(0)
-    net = models.create_model(request.param).double()
+    net = models.create_model(request.param.removesuffix(models.KEYED_SUFFIX)).double()
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
             torch.nn.init.normal_(module.bias, 0, 0.3)
     with torch.no_grad():
-        net.train()(network_input(pictures(8)))
-    return net.eval()
+        net.train()(network_input(pictures(4, side(request.param))))
+    return net.eval(), side(request.param)
 
 
-def test_takes_blocks_and_etc_exactly(net):
-    images = pictures(2)
+def test_takes_blocks_and_etc_exactly(plain_net):
+    net, side = plain_net
+    images = pictures(2, side)
     with torch.no_grad():
         plain = net(network_input(images))
         for cipher in ("blocks:8", "etc:4"):
-            scrambler = make_scrambler(cipher, 32, seed=30)
+            scrambler = make_scrambler(cipher, side, seed=30)
             key, undo = keyed_parts(scrambler)
             keyed = models.key_network(net, key, verify=False)
             assert list(keyed.state_dict()) == list(net.state_dict())

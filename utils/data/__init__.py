@@ -1,1 +1,0 @@
-"""Data sets, and the way from their images to a network's input."""

@@ -1,1 +1,0 @@
-"""Using a trained network: loading it, evaluating it, exporting it."""

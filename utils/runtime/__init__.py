@@ -1,1 +1,0 @@
-"""What a process runs on and with: device, processes, signals, memory, random streams."""

@@ -1,1 +1,0 @@
-"""Training: recipes, optimizers, the loop, and whole runs."""
