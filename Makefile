@@ -1,4 +1,4 @@
-# make demo | test | lint: each sets up its own environment in .venv first.
+# make demo | test | lint | readme: each sets up its own environment in .venv first.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +8,7 @@ DEMO := demo
 DEMO_KEY := 1312
 DEMO_NET := -dataset shapes10 -checkpoint_dir $(DEMO)/checkpoints
 
-.PHONY: demo test lint
+.PHONY: demo test lint readme
 
 demo: $(VENV)/.runtime
 	$(BIN)/python $(CLS)/train_cifar10.py -net vgg16 -preset fast -epochs 2 -warm 0.5 -b 64 -cutout 0 -save_weights -log_dir $(DEMO)/runs $(DEMO_NET)
@@ -23,6 +23,9 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+readme: $(VENV)/.runtime
+	$(BIN)/python -m experiments.readme
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

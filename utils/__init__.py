@@ -1,1 +1,4 @@
-"""Training, data, checkpoints and logging: what the scripts share and the operators do not need."""
+"""What the experiments share, in six rooms: cli, training, inference, data, io and runtime.
+
+Each room uses only those after it.
+"""

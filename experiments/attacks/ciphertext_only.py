@@ -11,23 +11,25 @@ attack finds the symmetry itself.
 import time
 from pathlib import Path
 
-import common
+import conf  # noqa: F401
 import numpy as np
 import torch
-from layout import colour_planes, correlations, orient, recover_layout, symmetries
-from report import lay_out, placement, psnr, ssim, write
 
-from utils import cli, options
-from utils.data import DATASETS, ImageSet
-from utils.deploy import deploy
-from utils.evaluation import count_correct, logits_in_batches
+from experiments.lib import schemes
+from experiments.lib.layout import colour_planes, correlations, orient, recover_layout, symmetries
+from experiments.lib.report import lay_out, placement, psnr, ssim, write
+from utils import cli
+from utils.cli import flags
+from utils.data.datasets import DATASETS, ImageSet
+from utils.inference.evaluation import count_correct, logits_in_batches
+from utils.inference.network import deploy
 
 PUBLIC_IMAGES = 5000
 SCORED_IMAGES = 500
 
 
 def parse_args():
-    parser = common.parser(__doc__.splitlines()[0], "ciphertext_only")
+    parser = schemes.parser(__doc__.splitlines()[0], "ciphertext_only")
     parser.add_argument(
         "-images",
         type=cli.positive_int,
@@ -35,7 +37,7 @@ def parse_args():
         default=[100, 500, 2000],
         help="how many scrambled images the attacker has",
     )
-    common.add_schemes(parser)
+    schemes.add_schemes(parser)
     parser.add_argument(
         "-weights",
         type=Path,
@@ -72,16 +74,16 @@ def best_symmetry(
 
 def main() -> None:
     args = parse_args()
-    options.writable_folder(args.out_dir, "-out_dir")
+    flags.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
     classify = None if args.weights is None else _classifier(args)
-    images, labels = common.shuffled_images(args, "test", max(*args.images, SCORED_IMAGES))
-    public, _ = common.shuffled_images(args, "train", PUBLIC_IMAGES)
+    images, labels = schemes.shuffled_images(args, "test", max(*args.images, SCORED_IMAGES))
+    public, _ = schemes.shuffled_images(args, "train", PUBLIC_IMAGES)
     reference, _ = similarities(public)
 
     rows, shown = [], {"image": images}
     for name in args.scheme:
-        scheme = common.SCHEMES[name](size)
+        scheme = schemes.SCHEMES[name](size)
         scrambled = scheme.scramble(images)
         positions = scheme.positions(len(images)).numpy()
         for count in args.images:

@@ -19,28 +19,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import common
+import conf  # noqa: F401
 import numpy as np
 import torch
 from ciphertext_only import best_symmetry
-from layout import candidates, correlations, misfit, standardise
-from report import lay_out, placement, write
 from torch import nn
 
+from experiments.lib import schemes
+from experiments.lib.layout import candidates, correlations, misfit, standardise
+from experiments.lib.report import lay_out, placement, write
 from models import key_network
 from models.fold import fold_keys
 from models.per_image import PerImageNetwork
 from operators import ImageScrambler, PerImageScrambler
-from utils import cli, options
-from utils.data import DATASETS
-from utils.deploy import deploy
+from utils import cli
+from utils.cli import flags
+from utils.data.datasets import DATASETS
+from utils.inference.network import deploy
 
 SMOOTH_MAPS = (2, 3, 4, 6)  # how many are laid out together
 PATTERNS = 0.02  # share of all patterns that count as the few strongest
 
 
 def parse_args():
-    parser = common.parser(__doc__.splitlines()[0], "feature_maps")
+    parser = schemes.parser(__doc__.splitlines()[0], "feature_maps")
     parser.add_argument(
         "-images",
         type=cli.positive_int,
@@ -127,10 +129,10 @@ def views(net: nn.Module, images: torch.Tensor) -> Iterator[View]:
     """
     count, size = len(images), tuple(images.shape[2:])
     plane = size[0] * size[1]
-    per_image, nonces = PerImageScrambler(size, common.SECRET), common.nonces(count)
+    per_image, nonces = PerImageScrambler(size, schemes.SECRET), schemes.nonces(count)
     sent = per_image.forward(images, nonces)
     one_key = {
-        "published": ImageScrambler(size, seed=common.SEED),
+        "published": ImageScrambler(size, seed=schemes.SEED),
         "256-bit fixed": per_image.fixed,
         "per-image": per_image.fixed,
     }
@@ -141,7 +143,7 @@ def views(net: nn.Module, images: torch.Tensor) -> Iterator[View]:
         yield View(scheme, maps, keyed.conv1.out_key.expand(count, -1).numpy())
     # it hooks into the layers of the network that it is given
     own = PerImageNetwork(copy.deepcopy(net), per_image)
-    keys = common.SECRET.permutations(plane, nonces, index=1)
+    keys = schemes.SECRET.permutations(plane, nonces, index=1)
     yield View("per-image maps", watch(own.net.conv1, lambda: own(sent, nonces)), keys.numpy())
     folded = fold_keys(keyed)
     maps = watch(folded.conv1, lambda: folded(received))
@@ -150,10 +152,10 @@ def views(net: nn.Module, images: torch.Tensor) -> Iterator[View]:
 
 def main() -> None:
     args = parse_args()
-    options.writable_folder(args.out_dir, "-out_dir")
+    flags.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
     deployed = deploy("vgg16", args.dataset, args.weights, None, None, torch.device("cpu"))
-    images, _ = common.shuffled_images(args, "test", max(args.images))
+    images, _ = schemes.shuffled_images(args, "test", max(args.images))
     rows, shown = [], {"image": images}
     for view in views(deployed.net, deployed.preprocess(images)):
         as_it_lies = placement(np.arange(size[0] * size[1]), view.positions, size[1])["exact"]

@@ -12,13 +12,15 @@ ceiling and the floor.
 import time
 
 import ciphertext_only
-import common
+import conf  # noqa: F401
 import torch
-from report import lay_out, write
 from torch import nn
 
-from utils import cli, options
-from utils.data import DATASETS
+from experiments.lib import schemes
+from experiments.lib.report import lay_out, write
+from utils import cli
+from utils.cli import flags
+from utils.data.datasets import DATASETS
 
 LEVELS = 8  # of each colour channel in the histogram
 LAYOUT_IMAGES = 2000
@@ -26,13 +28,13 @@ HIDDEN = 512
 
 
 def parse_args():
-    parser = common.parser(__doc__.splitlines()[0], "key_free_learning")
+    parser = schemes.parser(__doc__.splitlines()[0], "key_free_learning")
     parser.add_argument("-epochs", type=cli.positive_int, default=5, help="epochs of each network")
     parser.add_argument(
         "-train_images", type=cli.positive_int, default=50_000, help="labelled scrambled images"
     )
     parser.add_argument("-test_images", type=cli.positive_int, default=10_000, help="scored images")
-    common.add_schemes(parser)
+    schemes.add_schemes(parser)
     args = parser.parse_args()
     if args.train_images < 2:  # batch normalisation learns nothing from one
         parser.error(f"-train_images: expected at least 2, got {args.train_images}")
@@ -109,10 +111,10 @@ def learn(
 
 def main() -> None:
     args = parse_args()
-    options.writable_folder(args.out_dir, "-out_dir")
+    flags.writable_folder(args.out_dir, "-out_dir")
     spec = DATASETS[args.dataset]
-    train = common.shuffled_images(args, "train", args.train_images)
-    test = common.shuffled_images(args, "test", args.test_images)
+    train = schemes.shuffled_images(args, "train", args.train_images)
+    test = schemes.shuffled_images(args, "test", args.test_images)
     values = 3 * spec.image_size[0] * spec.image_size[1]
     learners = {
         "perceptron": lambda: perceptron(values, spec.num_classes, Values()),
@@ -133,7 +135,7 @@ def main() -> None:
     for learner in learners:
         measure("none", learner, "plain", train[0], test[0])
     for name in args.scheme:
-        scheme = common.SCHEMES[name](spec.image_size)
+        scheme = schemes.SCHEMES[name](spec.image_size)
         # one call, so that no two images share a nonce
         scrambled = scheme.scramble(torch.cat([train[0], test[0]]))
         parts = scrambled.split([len(train[0]), len(test[0])])

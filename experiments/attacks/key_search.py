@@ -10,14 +10,16 @@ and keeps the smoothest.
 import time
 from collections.abc import Callable
 
-import common
+import conf  # noqa: F401
 import numpy as np
 import torch
-from report import write
 
+from experiments.lib import schemes
+from experiments.lib.report import write
 from operators import ImageScrambler, Key, KeyStream
-from utils import cli, options
-from utils.data import DATASETS
+from utils import cli
+from utils.cli import flags
+from utils.data.datasets import DATASETS
 
 YEAR = 365.25 * 24 * 3600
 HIDDEN = 7777  # the seed to find ...
@@ -25,7 +27,7 @@ SEARCHED = 10_000  # ... among so many
 
 
 def parse_args():
-    parser = common.parser(__doc__.splitlines()[0], "key_search")
+    parser = schemes.parser(__doc__.splitlines()[0], "key_search")
     parser.add_argument(
         "-seconds", type=cli.positive_float, default=60.0, help="how long to measure the rates"
     )
@@ -76,9 +78,9 @@ def duration(seconds: float) -> str:
 
 def main() -> None:
     args = parse_args()
-    options.writable_folder(args.out_dir, "-out_dir")
+    flags.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
-    images, _ = common.shuffled_images(args, "test", 1)
+    images, _ = schemes.shuffled_images(args, "test", 1)
     scrambler = ImageScrambler(size, seed=HIDDEN)
     scrambled = scrambler(images)
     found, _ = attack(scrambled[0], range(SEARCHED))

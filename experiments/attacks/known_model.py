@@ -19,17 +19,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ciphertext_only
-import common
+import conf  # noqa: F401
 import numpy as np
 import torch
-from layout import symmetries
-from report import lay_out, placement, psnr, write
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from utils import cli, options
-from utils.data import DATASETS
-from utils.deploy import deploy
+from experiments.lib import schemes
+from experiments.lib.layout import symmetries
+from experiments.lib.report import lay_out, placement, psnr, write
+from utils import cli
+from utils.cli import flags
+from utils.data.datasets import DATASETS
+from utils.inference.network import deploy
 
 SCORED_IMAGES = 500
 UPRIGHT_IMAGES = 64
@@ -43,7 +45,7 @@ REFINING_LR = 0.1  # Adam's first steps, equally long everywhere, soon bury a st
 
 
 def parse_args():
-    parser = common.parser(__doc__.splitlines()[0], "known_model")
+    parser = schemes.parser(__doc__.splitlines()[0], "known_model")
     parser.add_argument(
         "-images", type=cli.positive_int, default=64, help="scrambled images for the gradient"
     )
@@ -55,7 +57,7 @@ def parse_args():
     )
     parser.add_argument("-steps", type=cli.positive_int, default=100, help="gradient steps")
     parser.add_argument("-weights", type=Path, required=True, help="weights of vgg16")
-    common.add_schemes(parser)
+    schemes.add_schemes(parser)
     return parser.parse_args()
 
 
@@ -158,15 +160,15 @@ def least_loss(net: nn.Module, scrambled: torch.Tensor, layouts: list[np.ndarray
 
 def main() -> None:
     args = parse_args()
-    options.writable_folder(args.out_dir, "-out_dir")
+    flags.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
     deployed = deploy("vgg16", args.dataset, args.weights, None, None, torch.device("cpu"))
     net, preprocess = deployed.net.requires_grad_(False), deployed.preprocess
     needed = max(args.layout_images, args.images, SCORED_IMAGES)
-    images, labels = common.shuffled_images(args, "test", needed)
+    images, labels = schemes.shuffled_images(args, "test", needed)
     rows, shown = [], {"image": images}
     for name in args.scheme:
-        scheme = common.SCHEMES[name](size)
+        scheme = schemes.SCHEMES[name](size)
         scrambled, truth = scheme.scramble(images), scheme.positions(len(images)).numpy()
         count = 1 if name.startswith("per-image") else args.images
         seen = preprocess(scrambled[:count])

@@ -8,20 +8,22 @@ attack can do with less than one. The last column tries the key found on an imag
     python3 known_plaintext.py -data_dir DIR -pairs 1 2 5
 """
 
-import common
+import conf  # noqa: F401
 import numpy as np
 import torch
-from report import lay_out, placement, psnr, write
 
-from utils import cli, options
-from utils.data import DATASETS
+from experiments.lib import schemes
+from experiments.lib.report import lay_out, placement, psnr, write
+from utils import cli
+from utils.cli import flags
+from utils.data.datasets import DATASETS
 
 TRIALS = 20
 EXAMPLES = 6  # images of the figure
 
 
 def parse_args():
-    parser = common.parser(__doc__.splitlines()[0], "known_plaintext")
+    parser = schemes.parser(__doc__.splitlines()[0], "known_plaintext")
     parser.add_argument(
         "-pairs", type=cli.positive_int, nargs="+", default=[1, 2, 5], help="known pairs"
     )
@@ -59,11 +61,11 @@ def chosen_image(size: tuple[int, int]) -> torch.Tensor:
 
 def main() -> None:
     args = parse_args()
-    options.writable_folder(args.out_dir, "-out_dir")
+    flags.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
-    images, _ = common.shuffled_images(args, "test", TRIALS * max(args.pairs) + 1)
+    images, _ = schemes.shuffled_images(args, "test", TRIALS * max(args.pairs) + 1)
     rows, shown = [], {"image": images[1:]}
-    for name, make in common.SCHEMES.items():
+    for name, make in schemes.SCHEMES.items():
         scheme = make(size)
         for count in args.pairs:
             trials = [images[t * count :][: count + 1] for t in range(TRIALS)]
@@ -84,14 +86,14 @@ def main() -> None:
     )
 
 
-def example(scheme: common.Scheme, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def example(scheme: schemes.Scheme, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Know the first of images ``(1 + N, 3, H, W)``; the others scrambled, and what it opens."""
     scrambled = scheme.scramble(images)
     key, _ = attack(images[:1], scrambled[:1])
     return scrambled[1:], lay_out(scrambled[1:], torch.from_numpy(key))
 
 
-def _average(scheme: common.Scheme, trials: list[torch.Tensor]) -> dict[str, float]:
+def _average(scheme: schemes.Scheme, trials: list[torch.Tensor]) -> dict[str, float]:
     """Attack all but the last image of each trial and try the key on the last."""
     scores = []
     for images in trials:

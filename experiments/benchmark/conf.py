@@ -1,9 +1,8 @@
-"""What a script in this folder must do before it imports anything else of the project."""
+"""Makes the repository importable from any working folder; see ``experiments/conf.py``."""
 
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import experiments.classification.conf  # noqa: E402, F401  (one helpful line if torch is broken)
+from experiments.conf import CHECKPOINT_DIR, LOG_DIR, ROOT  # noqa: F401

@@ -13,14 +13,14 @@ from dataclasses import asdict
 import conf  # noqa: F401
 import torch
 
-from experiments.benchmark import flags
+from experiments.lib import benchmark_flags
+from experiments.lib.timing import time_side_by_side
 from models import create_model
 from models.per_image import PerImageNetwork
 from operators import Key, PerImageScrambler
 from operators.key import new_nonces
 from utils import cli
-from utils.run_record import environment, public_command, write_json
-from utils.timing import time_side_by_side
+from utils.io.run_record import environment, public_command, write_json
 
 FILES = {"json": "results"}
 SECRET = Key(bytes(range(32)))
@@ -29,7 +29,7 @@ SECRET = Key(bytes(range(32)))
 def parse_args():
     parser = cli.Parser("Time per-image keys beside one key for all images.")
     parser.add_argument("-b", type=cli.positive_int, default=64, help="images per batch")
-    flags.add(parser, FILES)
+    benchmark_flags.add(parser, FILES)
     return parser.parse_args()
 
 
@@ -63,7 +63,7 @@ def candidates(batch: int, device: torch.device) -> dict:
 
 def main() -> None:
     args = parse_args()
-    device = flags.set_up(args, FILES)
+    device = benchmark_flags.set_up(args, FILES)
     calls = candidates(args.b, device)
     timings = time_side_by_side(calls, dict.fromkeys(calls, "fixed"), args.rounds, device)
     for name, timing in timings.items():

@@ -15,18 +15,18 @@ from dataclasses import asdict, replace
 import conf  # noqa: F401
 import torch
 
-from experiments.benchmark import flags
+from experiments.lib import benchmark_flags
+from experiments.lib.timing import time_side_by_side
 from models import create_model
 from operators import ImageScrambler
 from utils import cli
-from utils.batches import Preprocess, augment, plan_epoch
-from utils.data import DATASETS, ImageSet
-from utils.engine import Trainer
-from utils.files import write_text
-from utils.recipe import PRESETS, Recipe
-from utils.run_record import environment, public_command, write_json
-from utils.stop import StopSignal
-from utils.timing import time_side_by_side
+from utils.data.augment import Preprocess, augment, plan_epoch
+from utils.data.datasets import DATASETS, ImageSet
+from utils.io.atomic import write_text
+from utils.io.run_record import environment, public_command, write_json
+from utils.runtime.stop import StopSignal
+from utils.training.recipe import PRESETS, Recipe
+from utils.training.trainer import Trainer
 
 SEED = 1312
 FILES = {"json": "results", "markdown": "table"}
@@ -43,7 +43,7 @@ BATCHES = (  # (images, side in pixels, dtype)
 def parse_args():
     parser = cli.Parser("Time scrambling beside a copy, and the training loop's data path.")
     parser.add_argument("-b", type=cli.positive_int, default=512, help="images per training batch")
-    flags.add(parser, FILES)
+    benchmark_flags.add(parser, FILES)
     return parser.parse_args()
 
 
@@ -136,7 +136,7 @@ def markdown(rows: list[dict]) -> str:
 
 def main() -> None:
     args = parse_args()
-    device = flags.set_up(args, FILES)
+    device = benchmark_flags.set_up(args, FILES)
     started = time.perf_counter()
     rows = []
     for count, side, dtype in BATCHES:

@@ -14,19 +14,22 @@ from torch import nn
 
 import models
 from operators import ImageScrambler, Key, KeyedConv2d
-from utils import checkpoint, cli, options, scrambled_png
-from utils.cli import UserError
-from utils.data import NAMES
-from utils.deploy import deploy, spec_of
-from utils.pictures import feature_grid, fit, read_image, save_png, save_row
-from utils.scrambled_png import Label
+from utils import cli
+from utils.cli import flags
+from utils.data.datasets import NAMES
+from utils.inference.network import deploy, spec_of
+from utils.io import checkpoint, scrambled_png
+from utils.io.pictures import feature_grid, fit, read_image, save_png, save_row
+from utils.io.scrambled_png import Label
+from utils.runtime.device import select_device
+from utils.runtime.errors import UserError
 
 TOP = 5
 
 
 def parse_args():
     parser = cli.Parser("Classify one picture and show what the server sees of it.")
-    options.add_network(parser)
+    flags.add_network(parser)
     parser.add_argument(
         "-dataset", choices=NAMES, default="cifar10", help="data set the weights were trained on"
     )
@@ -34,11 +37,11 @@ def parse_args():
     parser.add_argument(
         "-scrambled", action="store_true", help="the given picture was scrambled already"
     )
-    options.add_per_image(parser)
-    options.add_key(parser)
-    options.add_backend(parser)
-    options.add_device(parser)
-    options.add_weights(parser, conf.CHECKPOINT_DIR)
+    flags.add_per_image(parser)
+    flags.add_key(parser)
+    flags.add_backend(parser)
+    flags.add_device(parser)
+    flags.add_weights(parser, conf.CHECKPOINT_DIR)
     parser.add_argument(
         "-image", type=Path, required=True, help="picture of any size; its centre is used"
     )
@@ -46,28 +49,28 @@ def parse_args():
         "-save_dir", type=Path, default=None, help="folder for PNGs of it; default: none are made"
     )
     args = parser.parse_args()
-    options.check_backend(parser, args, models.is_keyed(args.net))
-    options.check_per_image(parser, args)
+    flags.check_backend(parser, args, models.is_keyed(args.net))
+    flags.check_per_image(parser, args)
     if args.permute and args.scrambled:
         parser.error("-permute scrambles a picture and -scrambled says that it is; give one")
-    options.check_key(parser, args, args.permute or args.scrambled)
+    flags.check_key(parser, args, args.permute or args.scrambled)
     return args
 
 
 def main() -> None:
     args = parse_args()
-    device = cli.select_device(args.gpu)
+    device = select_device(args.gpu)
     if args.save_dir is not None:
-        options.writable_folder(args.save_dir, "-save_dir")
+        flags.writable_folder(args.save_dir, "-save_dir")
     picture = None if args.scrambled else read_image(args.image)
-    weights = options.weights_from(args)
+    weights = flags.weights_from(args)
     if args.permute or args.scrambled:
-        options.take_run_key(args, weights)
+        flags.take_run_key(args, weights)
     if args.scrambled and args.seed is None and args.key is None:
         raise UserError("-scrambled needs the -key or -seed that the picture was scrambled with")
     image_size = spec_of(args.dataset, checkpoint.read(weights), weights).image_size
-    scrambler = options.scrambler_from(args, image_size)
-    key = None if args.key is None else options.load_key(args.key)
+    scrambler = flags.scrambler_from(args, image_size)
+    key = None if args.key is None else flags.load_key(args.key)
     label = None
     if args.scrambled:
         seen, label = _read_scrambled(args.image, key, image_size)
@@ -103,7 +106,7 @@ def main() -> None:
         _save_overview(deployed.net, images, features[0], args.save_dir / "features.png")
         print(f"pictures: {args.save_dir}")
     if args.permute or args.scrambled:
-        options.warn_of_seed(args)
+        flags.warn_of_seed(args)
 
 
 def _read_scrambled(

@@ -16,9 +16,11 @@ import conf  # noqa: F401
 import torch
 
 from operators import Key
-from utils import cli, options, scrambled_png
-from utils.cli import UserError
-from utils.pictures import SUFFIXES, fit, read_image, save_png
+from utils import cli
+from utils.cli import flags
+from utils.io import scrambled_png
+from utils.io.pictures import SUFFIXES, fit, read_image, save_png
+from utils.runtime.errors import UserError
 
 
 def parse_args():
@@ -69,7 +71,7 @@ def main() -> None:
     if args.action == "keygen":
         keygen(args.key)
         return
-    key = options.load_key(args.key)
+    key = flags.load_key(args.key)
     pairs = files(args.source, args.out)
     if args.action == "scramble":
         per_image = "per-image-values" if args.per_image_values else "per-image"
@@ -102,14 +104,14 @@ def files(source: Path, out: Path) -> list[tuple[Path, Path]]:
             raise UserError(f"-out {out}: only PNG keeps every pixel; expected a name in .png")
         if not source.is_file():
             raise UserError(f"-in {source}: no such file or folder")
-        options.writable_file(out, "-out")
+        flags.writable_file(out, "-out")
         pairs = [(source, out)]
     else:
         found = [p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
         if not found:
             raise UserError(f"-in {source}: no {', '.join(SUFFIXES)} below it")
         pairs = [(p, out / p.relative_to(source).with_suffix(".png")) for p in sorted(found)]
-        options.writable_folder(out, "-out")
+        flags.writable_folder(out, "-out")
     targets: dict[Path, Path] = {}
     for origin, target in pairs:
         if target.exists():

@@ -12,16 +12,20 @@ import conf
 import torch
 
 import models
+from experiments.lib.accuracy_table import markdown
 from operators import ImageScrambler
-from utils import checkpoint, cli, options
-from utils.allocator import keep_freed_memory
-from utils.data import FOLDER, ImageSet, load_split
-from utils.deploy import Deployed, deploy, spec_of, wrong_scrambler
-from utils.evaluation import all_logits, count_correct
-from utils.files import write_text
-from utils.recipe import Recipe
-from utils.run_record import environment, public_command, write_json
-from utils.training import RunOptions, train
+from utils import cli
+from utils.cli import flags
+from utils.data.datasets import FOLDER, ImageSet, load_split
+from utils.inference.evaluation import all_logits, count_correct
+from utils.inference.network import Deployed, deploy, spec_of, wrong_scrambler
+from utils.io import checkpoint
+from utils.io.atomic import write_text
+from utils.io.run_record import environment, public_command, write_json
+from utils.runtime.allocator import keep_freed_memory
+from utils.runtime.device import select_device
+from utils.training.recipe import Recipe
+from utils.training.run import RunOptions, train
 
 # VGG16 on CIFAR-10, accuracy; Perez, Lopez and Arguello, ICASSP 2024, table 1
 PUBLISHED = {
@@ -41,12 +45,12 @@ def parse_args():
         default="vgg16",
         help="network, in its plain form",
     )
-    options.add_data(parser)
-    options.add_key(parser)
-    options.add_backend(parser)
-    options.add_device(parser)
-    options.add_weights(parser, conf.CHECKPOINT_DIR)
-    options.add_recipe(parser, preset="fast")
+    flags.add_data(parser)
+    flags.add_key(parser)
+    flags.add_backend(parser)
+    flags.add_device(parser)
+    flags.add_weights(parser, conf.CHECKPOINT_DIR)
+    flags.add_recipe(parser, preset="fast")
     parser.add_argument(
         "-log_dir", type=Path, default=conf.LOG_DIR, help="TensorBoard logs of the fine-tuning"
     )
@@ -54,25 +58,25 @@ def parse_args():
         "-out_dir", type=Path, required=True, help="folder for table1.json and table1.md"
     )
     args = parser.parse_args()
-    options.check_backend(parser, args, keyed=True)
-    options.check_init(parser, args)
+    flags.check_backend(parser, args, keyed=True)
+    flags.check_init(parser, args)
     return args
 
 
 def main() -> None:
     args = parse_args()
-    device = cli.select_device(args.gpu)
+    device = select_device(args.gpu)
     keep_freed_memory()
-    options.writable_folder(args.out_dir, "-out_dir")
-    options.writable_folder(args.checkpoint_dir, "-checkpoint_dir")
-    options.writable_folder(args.log_dir, "-log_dir")
-    recipe = options.recipe_from(args)
-    weights = options.weights_from(args)
-    options.take_run_key(args, weights)
+    flags.writable_folder(args.out_dir, "-out_dir")
+    flags.writable_folder(args.checkpoint_dir, "-checkpoint_dir")
+    flags.writable_folder(args.log_dir, "-log_dir")
+    recipe = flags.recipe_from(args)
+    weights = flags.weights_from(args)
+    flags.take_run_key(args, weights)
     state = checkpoint.read(weights)
     spec = spec_of(args.dataset, state, weights)
     image_size = spec.image_size
-    key = options.scrambler_from(args, image_size)
+    key = flags.scrambler_from(args, image_size)
     wrong = wrong_scrambler(image_size, args.seed)
     load_split(args.dataset, "train", args.data_dir, spec)  # missing, it is missed before the work
     test = load_split(args.dataset, "test", args.data_dir, spec)
@@ -117,7 +121,7 @@ def main() -> None:
     write_json(args.out_dir / "table1.json", table)
     write_text(args.out_dir / "table1.md", markdown(table))
     print(markdown(table))
-    options.warn_of_seed(args)
+    flags.warn_of_seed(args)
 
 
 def _fine_tune(
@@ -158,53 +162,6 @@ def _public(record: dict | None) -> dict | None:
     if record is None:
         return None
     return {**record, "command": public_command(record["command"].split())}
-
-
-def _provenance(title: str, record: dict) -> str:
-    """How a run came by its weights, in one sentence."""
-    minutes = sum(epoch["seconds"] for epoch in record["epochs"]) / 60
-    threads = "1 thread" if record["threads"] == 1 else f"{record['threads']} threads"
-    hardware = record["gpu"] or f"{record['cpu']}, {threads}"
-    chosen = {
-        "last": "last epoch, the test set chose nothing",
-        "test": "epoch chosen on the test set",
-    }
-    selection = chosen.get(record["select"], "epoch chosen on held-out training images")
-    resumed = "".join(f", resumed at {_short(part['commit'])}" for part in record["resumed"])
-    return (
-        f"{title}: `{record['command']}`, epochs: {len(record['epochs'])}, training seed "
-        f"{record['train_seed']}, {minutes:.0f} minutes on {hardware}; {selection}; "
-        f"commit {_short(record['commit'])}{resumed}."
-    )
-
-
-def _short(commit: str | None) -> str:
-    """A commit by its first digits; where files had changed since, it says so."""
-    digits, changed, _ = str(commit).partition("+")
-    return digits[:7] + (" with changes" if changed else "")
-
-
-def markdown(table: dict) -> str:
-    """The table in Markdown, from what ``table1.json`` holds."""
-    lines = [
-        f"| {table['net']} on {table['dataset']}, accuracy | published | measured |",
-        "|---|---:|---:|",
-    ]
-    for row in table["rows"]:
-        published = "" if row["published"] is None else f"{row['published']:.1%}"
-        lines.append(f"| {row['name']} | {published} | {row['accuracy']:.2%} |")
-    images = table["rows"][0]["images"]
-    lines += [
-        "",
-        f"With the key, {table['same_predictions']} of {images} predictions equal the plain "
-        f"network's; the largest difference of a logit is {table['largest_logit_difference']:.1e}.",
-        "",
-        f"Table: `{table['command']}`, key {table['key']}, weights {table['weights_sha256'][:16]}.",
-    ]
-    for name in ("training", "fine_tuning"):
-        if table[name] is not None:
-            lines.append(_provenance(name.replace("_", "-").capitalize(), table[name]))
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

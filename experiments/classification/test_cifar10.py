@@ -12,55 +12,57 @@ import conf
 
 from models import is_keyed
 from operators import Key, PerImageScrambler
-from utils import checkpoint, cli, options
-from utils.allocator import keep_freed_memory
-from utils.data import load_split
-from utils.deploy import deploy, per_image_scrambling, spec_of, wrong_scrambler
-from utils.evaluation import all_logits, count_correct
-from utils.precision import amp_is_on
-from utils.run_record import write_json
+from utils import cli
+from utils.cli import flags
+from utils.data.datasets import load_split
+from utils.inference.evaluation import all_logits, count_correct
+from utils.inference.network import deploy, per_image_scrambling, spec_of, wrong_scrambler
+from utils.io import checkpoint
+from utils.io.run_record import write_json
+from utils.runtime.allocator import keep_freed_memory
+from utils.runtime.device import amp_is_on, select_device
 
 
 def parse_args():
     parser = cli.Parser("Test a classifier on every image of the test set.")
-    options.add_network(parser)
-    options.add_data(parser)
+    flags.add_network(parser)
+    flags.add_data(parser)
     parser.add_argument("-permute", action="store_true", help="scramble the images with the key")
     parser.add_argument(
         "-wrong_key",
         action="store_true",
         help="with -permute: scramble with another key than the network's",
     )
-    options.add_per_image(parser)
-    options.add_key(parser)
-    options.add_backend(parser)
-    options.add_device(parser)
-    options.add_weights(parser, conf.CHECKPOINT_DIR)
+    flags.add_per_image(parser)
+    flags.add_key(parser)
+    flags.add_backend(parser)
+    flags.add_device(parser)
+    flags.add_weights(parser, conf.CHECKPOINT_DIR)
     parser.add_argument("-b", type=cli.positive_int, default=64, help="images per batch")
-    options.add_amp(parser)
+    flags.add_amp(parser)
     parser.add_argument(
         "-json", type=Path, default=None, help="write the result to this file; default: nowhere"
     )
     args = parser.parse_args()
-    options.check_backend(parser, args, is_keyed(args.net))
+    flags.check_backend(parser, args, is_keyed(args.net))
     if args.wrong_key and not args.permute:
         parser.error("-wrong_key needs -permute")
-    options.check_per_image(parser, args)
-    options.check_key(parser, args, args.permute)
+    flags.check_per_image(parser, args)
+    flags.check_key(parser, args, args.permute)
     return args
 
 
 def main() -> None:
     args = parse_args()
-    device = cli.select_device(args.gpu)
+    device = select_device(args.gpu)
     keep_freed_memory()
-    options.writable_file(args.json, "-json")
-    weights = options.weights_from(args)
+    flags.writable_file(args.json, "-json")
+    weights = flags.weights_from(args)
     spec = spec_of(args.dataset, checkpoint.read(weights), weights)
     image_size = spec.image_size
     if args.permute:
-        options.take_run_key(args, weights)
-    scrambler = options.scrambler_from(args, image_size)
+        flags.take_run_key(args, weights)
+    scrambler = flags.scrambler_from(args, image_size)
     scramble = wrong_scrambler(image_size, args.seed) if args.wrong_key else scrambler
     if args.per_image:
         scramble = _per_image(args, image_size)
@@ -98,11 +100,11 @@ def main() -> None:
             },
         )
     if args.permute:
-        options.warn_of_seed(args)
+        flags.warn_of_seed(args)
 
 
 def _per_image(args, image_size: tuple[int, int]):
-    server = options.per_image_from(args, image_size)
+    server = flags.per_image_from(args, image_size)
     camera = PerImageScrambler(image_size, Key.generate()) if args.wrong_key else server
     return per_image_scrambling(camera, server if is_keyed(args.net) else None)
 

@@ -17,24 +17,27 @@ import torch
 
 import models
 from operators import ImageScrambler, Key
-from utils import checkpoint, cli, distributed, options
-from utils.allocator import keep_freed_memory
-from utils.cli import UserError
-from utils.data import DATASETS
-from utils.training import SELECTIONS, RunOptions, train, train_seeds
+from utils import cli
+from utils.cli import flags
+from utils.data.datasets import DATASETS
+from utils.io import checkpoint
+from utils.runtime import distributed
+from utils.runtime.allocator import keep_freed_memory
+from utils.runtime.errors import UserError
+from utils.training.run import SELECTIONS, RunOptions, train, train_seeds
 
 
 def parse_args():
     parser = cli.Parser("Train a classifier on plain or on scrambled images.")
-    options.add_network(parser)
-    options.add_data(parser)
-    options.add_folder(parser)
+    flags.add_network(parser)
+    flags.add_data(parser)
+    flags.add_folder(parser)
     parser.add_argument("-permute", action="store_true", help="scramble the images with the key")
-    options.add_per_image(parser)
-    options.add_key(parser)
-    options.add_backend(parser)
-    options.add_device(parser)
-    options.add_recipe(parser, preset="published")
+    flags.add_per_image(parser)
+    flags.add_key(parser)
+    flags.add_backend(parser)
+    flags.add_device(parser)
+    flags.add_recipe(parser, preset="published")
 
     start = parser.add_argument_group("where to start")
     start.add_argument(
@@ -116,7 +119,7 @@ def parse_args():
     if args.resume == "":
         parser.error("-resume: expected a checkpoint or latest, got ''")
     if args.load_weights:
-        options.check_init(parser, args)
+        flags.check_init(parser, args)
     if args.load_weights and args.resume:
         parser.error("-resume continues a run and -load_weights starts one; give one of them")
     if args.seeds is not None and args.resume:
@@ -130,18 +133,18 @@ def parse_args():
         parser.error(f"-select {args.select} needs -save_weights, to go back to the best epoch")
     if args.save_every and not saving:
         parser.error("-save_every needs -save_weights")
-    options.check_backend(parser, args, models.is_keyed(args.net))
-    options.check_folder(parser, args)
-    options.check_per_image(parser, args)
-    options.check_key(parser, args, args.permute)
+    flags.check_backend(parser, args, models.is_keyed(args.net))
+    flags.check_folder(parser, args)
+    flags.check_per_image(parser, args)
+    flags.check_key(parser, args, args.permute)
     return args
 
 
 def main() -> None:
     args = parse_args()
     device = distributed.device_of(args.gpu)
-    recipe = options.recipe_from(args)
-    options.writable_folder(args.log_dir, "-log_dir")
+    recipe = flags.recipe_from(args)
+    flags.writable_folder(args.log_dir, "-log_dir")
     keep_freed_memory()
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
@@ -162,7 +165,7 @@ def main() -> None:
             checkpoint_dir=args.checkpoint_dir,
             log_dir=args.log_dir,
             backend=args.backend,
-            image_size=options.folder_image_size(args),
+            image_size=flags.folder_image_size(args),
             workers=args.workers,
             save_every=args.save_every,
         )
@@ -172,27 +175,27 @@ def main() -> None:
             given = args.seed is not None or args.key is not None
             scrambler, key = distributed.share(lambda: _key(args, resume or weights, image_size))
             run = run if given else replace(run, run_key=key)
-            per_image = distributed.share(lambda: options.per_image_from(args, image_size))
+            per_image = distributed.share(lambda: flags.per_image_from(args, image_size))
         if args.seeds is None:
             train(run, recipe, scrambler, device, per_image)
         else:
             train_seeds(args.seeds, run, recipe, scrambler, device, per_image)
         if args.permute and distributed.rank() == 0:
-            options.warn_of_seed(args)
+            flags.warn_of_seed(args)
 
 
 def _key(
     args, start: Path | None, image_size: tuple[int, int]
 ) -> tuple[ImageScrambler, Key | None]:
     """What scrambles the images, and its key unless that is a seed: given, found, or drawn."""
-    options.take_run_key(args, start)
+    flags.take_run_key(args, start)
     if args.seed is not None:
-        return options.scrambler_from(args, image_size), None
+        return flags.scrambler_from(args, image_size), None
     if args.key is None and args.resume:
         raise UserError(
             f"-resume {start}: has no {checkpoint.KEY} beside it; give the run's -key or -seed"
         )
-    key = Key.generate() if args.key is None else options.load_key(args.key)
+    key = Key.generate() if args.key is None else flags.load_key(args.key)
     return ImageScrambler(image_size, secret=key), key
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from running import SCRIPTS, Result
 
 import models
-from utils.data import DATASETS
+from utils.data.datasets import DATASETS
 
 
 @pytest.fixture(scope="session")

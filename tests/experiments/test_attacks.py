@@ -4,21 +4,18 @@ pass for a strong defence, and finds nothing where every image has its own key."
 import json
 
 import ciphertext_only
-import common
 import feature_maps
 import key_free_learning
 import key_search
 import known_model
 import known_plaintext
-import layout
 import numpy as np
 import pytest
-import report
 import torch
 from torch import nn
 
-from experiments.attacks import summary
-from utils.pictures import read_image
+from experiments.lib import layout, report, schemes, summary
+from utils.io.pictures import read_image
 
 SIZE = (12, 10)
 
@@ -35,7 +32,7 @@ def clouds(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> torch.Ten
 
 @pytest.mark.parametrize("name", ["published", "256-bit fixed"])
 def test_known_plaintext_recovers_a_fixed_key(name):
-    scheme = common.SCHEMES[name](SIZE)
+    scheme = schemes.SCHEMES[name](SIZE)
     images = torch.cat([known_plaintext.chosen_image(SIZE), clouds(1)])
     key, certain = known_plaintext.attack(images[:1], scheme.scramble(images)[:1])
     assert certain.all()
@@ -53,7 +50,7 @@ def test_known_plaintext_is_certain_only_where_colours_are_unique():
 
 @pytest.mark.parametrize("name", ["published", "256-bit fixed"])
 def test_ciphertext_only_recovers_a_fixed_key(name):
-    scheme = common.SCHEMES[name](SIZE)
+    scheme = schemes.SCHEMES[name](SIZE)
     found = ciphertext_only.attack(scheme.scramble(clouds(600)))
     score, _ = ciphertext_only.best_symmetry(found, scheme.positions(600).numpy(), SIZE)
     assert score["exact"] > 0.95
@@ -66,7 +63,7 @@ def test_public_pictures_break_the_symmetry():
         (0.6 * clouds(600, seed=s) + noise * torch.rand(600, 3, *SIZE)).byte() for s in (0, 1)
     )  # noisier towards one corner, so that no symmetry is left
     reference, _ = ciphertext_only.similarities(public)
-    scheme = common.SCHEMES["256-bit fixed"](SIZE)
+    scheme = schemes.SCHEMES["256-bit fixed"](SIZE)
     scrambled = scheme.scramble(images)
     found = ciphertext_only.attack(scrambled)
     found = ciphertext_only.attack_with_public(scrambled, found, reference)
@@ -75,7 +72,7 @@ def test_public_pictures_break_the_symmetry():
 
 @pytest.mark.parametrize("name", ["per-image", "per-image values"])
 def test_ciphertext_only_finds_nothing_under_per_image_keys(name):
-    scheme = common.SCHEMES[name](SIZE)
+    scheme = schemes.SCHEMES[name](SIZE)
     found = ciphertext_only.attack(scheme.scramble(clouds(500)))
     score, _ = ciphertext_only.best_symmetry(found, scheme.positions(500).numpy(), SIZE)
     assert score["exact"] < 0.03
@@ -163,7 +160,7 @@ def test_watch_sees_a_layer_and_computes_no_further():
 
 
 def test_key_search_finds_a_seed():
-    scrambler = common.ImageScrambler((16, 16), seed=37)
+    scrambler = schemes.ImageScrambler((16, 16), seed=37)
     seed, _ = key_search.attack(scrambler(clouds(1, (16, 16)))[0], range(60))
     assert seed == 37
 
@@ -188,7 +185,7 @@ def test_key_free_learning_learns_colours(first):
 
 def test_the_histogram_does_not_see_positions():
     images = clouds(4)
-    scrambled = common.SCHEMES["per-image"](SIZE).scramble(images)
+    scrambled = schemes.SCHEMES["per-image"](SIZE).scramble(images)
     histogram = key_free_learning.ColourHistogram()
     assert torch.equal(histogram(images), histogram(scrambled))
 
@@ -227,7 +224,7 @@ def sure_of(images: torch.Tensor) -> nn.Module:
 def test_known_model_finds_the_upright_symmetry():
     images = clouds(8)
     net = sure_of(images)
-    scheme = common.SCHEMES["256-bit fixed"](SIZE)
+    scheme = schemes.SCHEMES["256-bit fixed"](SIZE)
     key = scheme.positions(1)[0].numpy()
     scrambled = scheme.scramble(images).float()
     for start in layout.symmetries(key, SIZE):
@@ -238,7 +235,7 @@ def test_known_model_finds_the_upright_symmetry():
 def test_known_model_goes_on_from_the_layout(monkeypatch):
     monkeypatch.setattr(known_model, "UPRIGHT_IMAGES", 8)
     images = clouds(600)
-    scheme = common.SCHEMES["256-bit fixed"](SIZE)
+    scheme = schemes.SCHEMES["256-bit fixed"](SIZE)
     scrambled, key = scheme.scramble(images), scheme.positions(1)[0].numpy()
     net = sure_of(images[:8])
     tried = known_model.attacks(net, torch.Tensor.float, scrambled, 8, 600, steps=2)
@@ -272,7 +269,7 @@ def test_known_model_refines_a_layout():
     """Pixels that changed places with their neighbours find back."""
     images = clouds(64) / 128.0 - 1
     net = remembering(clouds(500, seed=1) / 128.0 - 1)
-    scheme = common.SCHEMES["256-bit fixed"](SIZE)
+    scheme = schemes.SCHEMES["256-bit fixed"](SIZE)
     scrambled, key = scheme.scramble(images), scheme.positions(1)[0].numpy()
     assert known_model.loss(net, images) < known_model.loss(net, scrambled)
     start = key ^ (key % 8 < 2)  # every fourth pair of neighbours
@@ -296,7 +293,7 @@ def test_scores():
 
 def test_lay_out_undoes_a_known_key():
     images = clouds(4)
-    for scheme in (make(SIZE) for name, make in common.SCHEMES.items() if "values" not in name):
+    for scheme in (make(SIZE) for name, make in schemes.SCHEMES.items() if "values" not in name):
         recovered = report.lay_out(scheme.scramble(images), scheme.positions(4))
         assert torch.equal(recovered, images)
 
@@ -336,7 +333,7 @@ def test_mains_report(attack, monkeypatch, tmp_path, weights):
     def shuffled(args, split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         return clouds(count, (32, 32)), torch.arange(count) % 10
 
-    monkeypatch.setattr(common, "shuffled_images", shuffled)
+    monkeypatch.setattr(schemes, "shuffled_images", shuffled)
     words = [str(weights) if word == "WEIGHTS" else word for word in MAINS[attack]]
     monkeypatch.setattr("sys.argv", [attack.__name__, *words, "-out_dir", str(tmp_path)])
     attack.main()

@@ -176,7 +176,7 @@ def test_no_network_for_the_download(script, refused, monkeypatch, weights, tmp_
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
-    monkeypatch.setattr("utils.data.DEFAULT_DATA_DIR", tmp_path / "data")
+    monkeypatch.setattr("utils.data.datasets.DEFAULT_DATA_DIR", tmp_path / "data")
     line = refused(script("test_cifar10.py", "-weights", weights))
     assert "download" in line and "-data_dir" in line and "shapes10" in line
     assert not (tmp_path / "data").exists()

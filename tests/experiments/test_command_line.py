@@ -11,7 +11,7 @@ from running import ROOT, SCRIPTS, SEED
 
 from utils import cli
 
-NAMES = ("train_cifar10.py", "test_cifar10.py", "inference.py", "table1.py", "readme.py")
+NAMES = ("train_cifar10.py", "test_cifar10.py", "inference.py", "table1.py")
 
 PUBLISHED = """
 python3 train_cifar10.py -net "vgg16" -dataset "cifar10" -epochs 200 -save_weights -gpu

@@ -11,9 +11,9 @@ from running import ROOT
 
 import models
 from operators import ImageScrambler
-from utils import checkpoint
-from utils.batches import Preprocess
-from utils.data import DATASETS
+from utils.data.augment import Preprocess
+from utils.data.datasets import DATASETS
+from utils.io import checkpoint
 
 SPEC = DATASETS["cifar10"]
 PER_CLASS = 50

@@ -9,7 +9,7 @@ from running import SCRIPTS
 from test_runs import TINY
 
 from operators import Key
-from utils import checkpoint
+from utils.io import checkpoint
 
 
 @pytest.fixture(scope="module", params=["preresnet20", "preresnet20_permuted"])

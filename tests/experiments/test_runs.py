@@ -12,8 +12,8 @@ import torch
 from running import ROOT, SCRIPTS, SEED, Result
 
 from operators import ImageScrambler
-from utils import checkpoint
-from utils.pictures import read_image, to_tensor
+from utils.io import checkpoint
+from utils.io.pictures import read_image, to_tensor
 
 TINY = ("-epochs", 1, "-warm", 0, "-b", 10, "-lr", 0.001)
 

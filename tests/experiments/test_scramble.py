@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from operators import Key
-from utils import scrambled_png
-from utils.cli import UserError
+from utils.io import scrambled_png
+from utils.runtime.errors import UserError
 
 
 @pytest.fixture

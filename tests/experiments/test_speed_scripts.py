@@ -5,33 +5,36 @@ import json
 import pytest
 from running import ROOT, SEED, files_below
 
-EXPORT, OPERATORS = "../export.py", "../benchmark/operators.py"
-PIPELINE = "../benchmark/pipeline.py"
+EXPORT = "../keying/export.py"
+SPEED, PIPELINE = "../benchmark/speed.py", "../benchmark/pipeline.py"
+
+SCRIPTS = sorted((ROOT / "experiments" / "benchmark").glob("[!c]*.py"))
+SCRIPTS += sorted((ROOT / "experiments" / "keying").glob("[!c]*.py"))
 
 
 def test_export_says_that_the_file_contains_the_key(launch, tmp_path):
-    shown = launch(ROOT / "experiments" / "export.py", "-h", cwd=tmp_path, COLUMNS="300")
+    shown = launch(ROOT / "experiments" / "keying" / "export.py", "-h", cwd=tmp_path, COLUMNS="300")
     assert shown.status == 0 and "CONTAINS THE KEY" in shown.out
 
 
-def test_a_script_named_operators_does_not_hide_the_package(launch, tmp_path):
-    script = ROOT / "experiments" / "benchmark" / "operators.py"
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_script_runs_from_its_own_folder(script, launch):
     assert launch(script, "-h", cwd=script.parent).status == 0
 
 
 BAD = [
-    (EXPORT, ["-net", "vgg16_permuted", "-output", "a.onnx"], "give -seed or -key"),
+    (EXPORT, ["-weights", "no.pt", "-output", "a.onnx"], "give -seed or -key"),
     (EXPORT, ["-net", "vgg16", "-seed", "1", "-output", "a.onnx"], "vgg16 has no key"),
     (EXPORT, ["-net", "vgg16", "-fold_keys", "-output", "a.onnx"], "vgg16 has no key"),
     (EXPORT, ["-seed", "1", "-output", "a.txt"], "NAME.onnx or NAME.pt2, got a.txt"),
     (EXPORT, ["-seed", "1", "-output", "no/a.onnx"], "no/a.onnx"),
     (EXPORT, ["-seed", "1", "-output", "a.onnx", "-weights", "no.pt"], "no.pt"),
-    (OPERATORS, ["-sizes", "33"], "a multiple of 32, got '33'"),
-    (OPERATORS, ["-net", "vgg16_permuted"], "a plain network, got 'vgg16_permuted'"),
-    (OPERATORS, ["-net", "preresnet20", "-sizes", "64"], "cannot be keyed at 64x64"),
-    (OPERATORS, ["-rounds", "0"], "-rounds"),
-    (OPERATORS, ["-threads", "2147483647"], "-threads"),
-    (OPERATORS, ["-png", "no/a.png"], "no/a.png"),
+    (SPEED, ["-sizes", "33"], "a multiple of 32, got '33'"),
+    (SPEED, ["-net", "vgg16_permuted"], "a plain network, got 'vgg16_permuted'"),
+    (SPEED, ["-net", "preresnet20", "-sizes", "64"], "cannot be keyed at 64x64"),
+    (SPEED, ["-rounds", "0"], "-rounds"),
+    (SPEED, ["-threads", "2147483647"], "-threads"),
+    (SPEED, ["-png", "no/a.png"], "no/a.png"),
     (PIPELINE, ["-json", "no/a.json"], "no/a.json"),
 ]
 
@@ -59,7 +62,7 @@ def test_exports_vgg16(suffix, flags, script, weights, tmp_path):
 def test_shortest_benchmarks(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["-b", 1, "-train_b", 2, "-rounds", 1, "-dtype", "float32"]
-    done = script(OPERATORS, *words, "-json", "a.json", "-markdown", "a.md", "-png", "a.png")
+    done = script(SPEED, *words, "-json", "a.json", "-markdown", "a.md", "-png", "a.png")
     assert done.status == 0, done.err
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
     assert {row["candidate"] for row in rows} >= {"plain", "deform", "gather", "folded"}

@@ -7,9 +7,11 @@ import pytest
 import torch
 from running import ROOT, SCRIPTS, SEED
 
+from experiments import readme as generator
+from experiments.lib import accuracy_table
 from operators import ImageScrambler
-from utils import checkpoint
-from utils.cli import UserError
+from utils.io import checkpoint
+from utils.runtime.errors import UserError
 
 
 @pytest.fixture
@@ -45,22 +47,22 @@ def test_five_rows_from_one_set_of_weights(script, module, tree, weights, tmp_pa
     assert table["fine_tuning"]["permute"] is True and table["fine_tuning"]["key"] == table["key"]
 
     shown = (out / "table1.md").read_text()
-    assert shown == table1.markdown(table)
+    assert shown == accuracy_table.markdown(table)
     assert f"| plain images | 94.1% | {plain['accuracy']:.2%} |" in shown
     for text in (result.out, result.err, shown, json.dumps(table)):
         assert str(SEED) not in text
 
 
-def test_published_numbers_stand_beside_what_they_are_about(module):
+def test_published_numbers_stand_beside_what_they_are_about():
     rows = [{"name": "plain images", "published": None, "accuracy": 0.5, "images": 20}]
     table = {"net": "vgg16", "dataset": "shapes10", "rows": rows}
     table |= {"same_predictions": 20, "largest_logit_difference": 1e-6, "command": "table1.py"}
     table |= {"key": "0", "weights_sha256": "0", "training": None, "fine_tuning": None}
-    assert "| plain images |  | 50.00% |" in module("table1").markdown(table)
+    assert "| plain images |  | 50.00% |" in accuracy_table.markdown(table)
 
 
-def test_a_block_is_put_between_its_markers(module):
-    put = module("readme").put_block
+def test_a_block_is_put_between_its_markers():
+    put = generator.put_block
     text = "before\n<!-- table1 -->\nold\n<!-- /table1 -->\nafter\n"
     new = put(text, "table1", "new\n")
     assert new == "before\n<!-- table1 -->\nnew\n<!-- /table1 -->\nafter\n"
@@ -70,7 +72,7 @@ def test_a_block_is_put_between_its_markers(module):
             put(broken, "table1", "new")
 
 
-def test_the_readme_shows_what_was_measured(module):
+def test_the_readme_shows_what_was_measured():
     readme = (ROOT / "README.md").read_text()
-    for name, block in module("readme").blocks().items():
-        assert module("readme").put_block(readme, name, block) == readme, "run readme.py"
+    for name, block in generator.blocks().items():
+        assert generator.put_block(readme, name, block) == readme, "run make readme"

@@ -14,7 +14,7 @@ from conftest import cache_in
 from running import SCRIPTS
 
 from tests.utils.tiny import make_images
-from utils import checkpoint
+from utils.io import checkpoint
 
 NET, EPOCHS = "preresnet20_basic", 2
 STEPS = 23  # an epoch: 45 images, two at a time

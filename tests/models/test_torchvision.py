@@ -10,7 +10,7 @@ import torch
 import models
 from operators import ImageScrambler
 
-SCRIPTS = Path(__file__).parents[2] / "experiments" / "classification"
+SCRIPTS = Path(__file__).parents[2] / "experiments" / "keying"
 sys.path.insert(0, str(SCRIPTS))  # as running a script there would
 key_torchvision = importlib.import_module("key_torchvision")
 

@@ -23,10 +23,11 @@ import models
 from models.preresnet import PreResNet
 from models.stochastic_depth import ResidualBlock
 from operators import PerImageScrambler
-from utils import cli, distributed
-from utils.engine import Trainer
-from utils.recipe import Recipe
-from utils.training import RunOptions, train
+from utils import cli
+from utils.runtime import distributed
+from utils.training.recipe import Recipe
+from utils.training.run import RunOptions, train
+from utils.training.trainer import Trainer
 
 SIZE = 8
 CLASSES = ("cat", "dog", "eel")

@@ -1,0 +1,277 @@
+"""Keyed networks beside ordinary ones: inference and training steps, in interleaved rounds.
+
+    cd experiments/benchmark/results
+    python3 ../speed.py -json speed.json -markdown speed.md -png speed.png
+
+Candidates, each with the base that its ratio refers to:
+
+    plain              the ordinary network on ordinary images                  1
+    deform             keyed, torchvision's deformable convolution (the paper)  plain
+    gather             keyed, every map under a key of its own                  plain
+    triton             with -gpu: keyed, convolutions by operators.triton_conv  plain
+    folded             keyed, inner keys cancelled (models.fold.fold_keys)      plain
+    plain, bn folded   the ordinary network, batch-norm absorbed                1
+    gather, bn folded  keyed, batch-norm absorbed                               plain, bn folded
+    triton, bn folded  with -gpu: the same by operators.triton_conv             plain, bn folded
+    folded, bn folded  inner keys cancelled, batch-norm absorbed                plain, bn folded
+
+The network is ``-net``; VGG16 has average pooling before its classifier here, so that it takes
+images larger than 32x32.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import asdict
+from importlib.util import find_spec
+
+import conf  # noqa: F401
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from experiments.lib import benchmark_flags
+from experiments.lib.charts import bar_chart
+from experiments.lib.speed_table import label
+from experiments.lib.tables import markdown_table
+from experiments.lib.timing import peak_memory, time_side_by_side
+from models import create_model, is_keyed, key_network
+from models.fold import fold_batch_norm, fold_keys
+from operators import ImageScrambler
+from utils import cli
+from utils.cli import flags
+from utils.inference.network import check_batch_of_one
+from utils.io.atomic import write_text
+from utils.io.run_record import environment, public_command, write_json
+from utils.runtime.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+MODES = ("inference", "training")
+FILES = {"json": "results", "markdown": "table", "png": "chart of the ratios"}
+BASES = {
+    "plain": "plain",
+    "deform": "plain",
+    "gather": "plain",
+    "triton": "plain",
+    "folded": "plain",
+    "plain, bn folded": "plain, bn folded",
+    "gather, bn folded": "plain, bn folded",
+    "triton, bn folded": "plain, bn folded",
+    "folded, bn folded": "plain, bn folded",
+}
+SEED = 1312
+
+
+def image_side(text: str) -> int:
+    """A side that VGG16's five poolings divide."""
+    side = cli.positive_int(text)
+    if side % 32:
+        raise argparse.ArgumentTypeError(f"expected a multiple of 32, got {text!r}")
+    return side
+
+
+def plain_network(text: str) -> str:
+    """The name of a network that is not keyed: its keyed forms are what is timed beside it."""
+    name = flags.network(text)
+    if is_keyed(name):
+        raise argparse.ArgumentTypeError(f"expected a plain network, got {text!r}")
+    return name
+
+
+def parse_args():
+    parser = cli.Parser("Time a keyed network beside the plain one, in interleaved rounds.")
+    parser.add_argument(
+        "-net", type=plain_network, default="vgg16", help="plain network, or torchvision:NAME"
+    )
+    parser.add_argument(
+        "-modes", nargs="+", choices=MODES, default=list(MODES), help="what to time"
+    )
+    parser.add_argument(
+        "-sizes", nargs="+", type=image_side, default=[32], help="image sides, pixels"
+    )
+    parser.add_argument(
+        "-b",
+        nargs="+",
+        type=cli.positive_int,
+        default=[64],
+        help="batch sizes of inference at 32x32",
+    )
+    parser.add_argument(
+        "-train_b",
+        nargs="+",
+        type=cli.positive_int,
+        default=[128],
+        help="batch sizes of training at 32x32; larger images come in smaller batches of as many "
+        "pixels, at least 1 image",
+    )
+    parser.add_argument(
+        "-dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="training: by autocast"
+    )
+    parser.add_argument(
+        "-memory_format", choices=LAYOUTS, default="channels_last", help="of images and weights"
+    )
+    parser.add_argument("-no_deform", action="store_true", help="leave out the slow deform backend")
+    benchmark_flags.add(parser, FILES)
+    return parser.parse_args()
+
+
+def plain_for(net: str, side: int) -> nn.Module:
+    """A plain network for square images; VGG16's last map is averaged to 1x1 where it is larger."""
+    if net != "vgg16" or side == 32:
+        return create_model(net)
+    larger = fx.symbolic_trace(create_model("vgg16"))
+    flatten = next(node for node in larger.graph.nodes if node.target is torch.flatten)
+    larger.add_submodule("average", nn.AvgPool2d(side // 32))
+    with larger.graph.inserting_before(flatten):
+        flatten.update_arg(0, larger.graph.call_module("average", flatten.args[:1]))
+    larger.recompile()
+    return larger
+
+
+def keyed_for(net: str, plain: nn.Module, scrambler: ImageScrambler, backend: str) -> nn.Module:
+    """The keyed network of a plain one, unverified.
+
+    Raises:
+        UserError: if it cannot be keyed for images of this size.
+    """
+    try:
+        return key_network(plain, scrambler, backend=backend, verify=False)
+    except (AssertionError, RuntimeError, ValueError) as error:  # torchvision asserts sizes
+        height, width = scrambler.image_size
+        raise UserError(f"-net {net} cannot be keyed at {height}x{width} ({error})") from error
+
+
+def networks(
+    net: str, mode: str, side: int, scrambler: ImageScrambler, backends: list[str]
+) -> dict[str, nn.Module]:
+    """The candidates by name; they share their parameters where they can."""
+    plain = plain_for(net, side).train(mode == "training")
+    nets = {"plain": plain}
+    for name in backends:
+        nets[name] = keyed_for(net, plain, scrambler, name)
+    if mode == "inference":
+        nets["folded"] = fold_keys(nets["gather"])
+        for name in [name for name in nets if name != "deform"]:
+            nets[f"{name}, bn folded"] = fold_batch_norm(nets[name])
+    return {name: nets[name] for name in BASES if name in nets}
+
+
+def inference(net: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return net(images)
+
+
+def training_step(net: nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype) -> None:
+    """Forward, loss, backward; the optimizer's step does not depend on the operators."""
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        loss = F.cross_entropy(net(images), labels)
+    net.zero_grad()
+    loss.backward()
+
+
+def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> list[dict]:
+    """Time all candidates of one configuration; one row each."""
+    dtype, layout = DTYPES[dtype_name], LAYOUTS[args.memory_format]
+    scrambler = ImageScrambler(side, seed=SEED)
+    backends = ["gather"]
+    if not args.no_deform:
+        backends.append("deform")
+    if device.type == "cuda" and find_spec("triton") is not None:
+        backends.append("triton")
+    nets = networks(args.net, mode, side, scrambler, backends)
+    if mode == "training" and batch == 1:
+        check_batch_of_one(nets["plain"], (side, side))
+    stored = dtype if mode == "inference" else torch.float32
+    images = torch.randn(batch, 3, side, side).to(device, stored, memory_format=layout)
+    scrambled = scrambler(images)
+    labels = torch.randint(10, (batch,), device=device)
+    calls = {}
+    for name, net in nets.items():
+        net = net.to(device, stored, memory_format=layout)
+        x = images if name.startswith("plain") else scrambled
+        if mode == "inference":
+            calls[name] = lambda net=net, x=x: inference(net, x)
+        else:
+            calls[name] = lambda net=net, x=x: training_step(net, x, labels, dtype)
+    timings = time_side_by_side(calls, BASES, args.rounds, device, slow=("deform",))
+    return [
+        {
+            "mode": mode,
+            "side": side,
+            "batch": batch,
+            "dtype": dtype_name,
+            "candidate": name,
+            "base": BASES[name],
+            **asdict(timings[name]),
+            "peak_bytes": peak_memory(calls[name], device),
+        }
+        for name in nets
+    ]
+
+
+def build_row(net: str, side: int, rounds: int) -> dict:
+    """Time to make a keyed network from a plain one."""
+    plain, scrambler = plain_for(net, side), ImageScrambler(side, seed=SEED)
+
+    def build() -> None:
+        keyed_for(net, plain, scrambler, "gather")
+
+    timing = time_side_by_side({"build": build}, {"build": "build"}, rounds, torch.device("cpu"))
+    row = {"mode": "build", "side": side, "batch": 0, "dtype": "float32", "candidate": "gather"}
+    return row | {"base": "gather", **asdict(timing["build"]), "peak_bytes": None}
+
+
+def configurations(args) -> list[tuple[str, int, int, str]]:
+    """``(mode, side, batch, dtype)``; batches shrink with the number of pixels."""
+    sizes = {"inference": args.b, "training": args.train_b}
+    found = [
+        (mode, side, max(1, batch * 32 * 32 // side**2), dtype)
+        for mode in args.modes
+        for side in args.sizes
+        for batch in sizes[mode]
+        for dtype in args.dtype
+    ]
+    return list(dict.fromkeys(found))
+
+
+def markdown(rows: list[dict]) -> str:
+    """The rows as a Markdown table."""
+    headings = ["what", "network", "median, ms (quartiles)", "x base", "base", "peak MiB"]
+    lines = []
+    for row in rows:
+        low, median, high = (f"{1e3 * row[k]:.1f}" for k in ("low", "median", "high"))
+        peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}"
+        times, ratio = f"{median} ({low}-{high})", f"{row['ratio']:.2f}"
+        lines.append((label(row), row["candidate"], times, ratio, row["base"], peak))
+    return markdown_table(headings, lines)
+
+
+def main() -> None:
+    args = parse_args()
+    device = benchmark_flags.set_up(args, FILES)
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(SEED)
+    started = time.perf_counter()
+    rows = [build_row(args.net, args.sizes[0], args.rounds)]
+    for configuration in configurations(args):
+        rows += measure(*configuration, args, device)
+        print(f"{label(rows[-1])}: done", file=sys.stderr, flush=True)
+    print(markdown(rows))
+
+    if args.json is not None:
+        record = {"command": public_command(), "environment": environment(), "rows": rows}
+        settings = {"net": args.net, "memory_format": args.memory_format, "device": device.type}
+        write_json(args.json, record | settings | {"seconds": time.perf_counter() - started})
+    if args.markdown is not None:
+        write_text(args.markdown, markdown(rows))
+    if args.png is not None:
+        groups: dict[str, dict[str, float]] = {}
+        for row in rows:
+            if row["candidate"] != row["base"]:
+                groups.setdefault(label(row), {})[row["candidate"]] = row["ratio"]
+        bar_chart(args.png, f"Keyed {args.net}: time relative to the ordinary network", groups)
+
+
+if __name__ == "__main__":
+    cli.run(main)

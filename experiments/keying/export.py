@@ -1,0 +1,97 @@
+"""Export a trained network for machines without this project: ONNX or torch.export.
+
+    python3 export.py -net vgg16_permuted -seed 1312 -weights PATH -output vgg16.onnx
+
+A keyed network is written with the ``gather`` backend: reorderings are Gather, a standard operator,
+so the file runs where DeformConv does not. The batch is dynamic. The exported file contains the
+key: whoever holds it can read the images it is made for.
+"""
+
+from pathlib import Path
+
+import conf
+import torch
+
+import models
+from models.fold import fold_batch_norm, fold_keys
+from utils import cli
+from utils.cli import flags
+from utils.data.datasets import DATASETS
+from utils.inference.exporting import FORMATS, export, run_exported
+from utils.inference.network import deploy
+from utils.io.atomic import write_atomically
+from utils.runtime.errors import UserError
+
+
+def parse_args():
+    parser = cli.Parser(
+        "Export a trained network to ONNX or torch.export, with a dynamic batch. "
+        "The file of a keyed network CONTAINS THE KEY: keep it as safe as the key itself."
+    )
+    flags.add_network(parser, "vgg16_permuted")
+    parser.add_argument(
+        "-dataset", choices=DATASETS, default="cifar10", help="data set it was trained on"
+    )
+    flags.add_key(parser)
+    flags.add_weights(parser, conf.CHECKPOINT_DIR)
+    parser.add_argument(
+        "-fold_keys",
+        action="store_true",
+        help="cancel the keys between layers; quicker, and shows every map to who runs it",
+    )
+    parser.add_argument(
+        "-fold_batch_norm", action="store_true", help="let convolutions absorb batch normalisation"
+    )
+    parser.add_argument(
+        "-output", type=Path, required=True, help="file to write: NAME.onnx or NAME.pt2"
+    )
+    args = parser.parse_args()
+    given = args.seed is not None or args.key is not None
+    if not models.is_keyed(args.net) and (given or args.fold_keys):
+        parser.error(f"-net {args.net} has no key; -seed, -key and -fold_keys are for keyed nets")
+    if args.output.suffix not in FORMATS:
+        parser.error(f"-output: expected NAME.onnx or NAME.pt2, got {args.output}")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    flags.writable_file(args.output, "-output")
+    data = DATASETS[args.dataset]
+    weights = flags.weights_from(args)
+    if models.is_keyed(args.net):
+        flags.take_run_key(args, weights)
+        if args.seed is None and args.key is None:
+            raise UserError(f"-net {args.net} needs its key: give -seed or -key")
+    scrambler = flags.scrambler_from(args, data.image_size)
+    device = torch.device("cpu")
+    net = deploy(args.net, args.dataset, weights, scrambler, None, device, "gather").net
+    if args.fold_keys:
+        net = fold_keys(net)
+    if args.fold_batch_norm:
+        net = fold_batch_norm(net)
+
+    kind = args.output.suffix
+    file = export(net, data.image_size, kind)
+    images = torch.randn(3, 3, *data.image_size)  # not the batch it was traced with
+    with torch.no_grad():
+        exported, expected = run_exported(file, kind, images), net(images)
+    if exported is not None and not torch.allclose(exported, expected, rtol=1e-3, atol=1e-4):
+        raise UserError(f"{FORMATS[kind]}: the exported network differs from {args.net}")
+    mode = 0o600 if models.is_keyed(args.net) else 0o644
+    write_atomically(args.output, lambda out: out.write(file), mode)
+
+    height, width = data.image_size
+    print(f"{args.output}: {FORMATS[kind]}, {len(file) / 1e6:.1f} MB")
+    print(
+        f"input: images (batch, 3, {height}, {width}) float32 in 0..1, less {data.mean}, ", end=""
+    )
+    print(f"divided by {data.std}" + (", scrambled" if models.is_keyed(args.net) else ""))
+    checked = "not checked: no onnxruntime" if exported is None else "checked on 3 random images"
+    print(f"output: logits (batch, {data.num_classes}); {checked}")
+    if models.is_keyed(args.net):
+        print(f"This file contains the key {scrambler.fingerprint}: keep it as safe as the key.")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,114 @@
+"""One way to report an attack: scores, a JSON file, a Markdown table and a PNG figure."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torchvision.utils import make_grid
+
+from experiments.lib.tables import markdown_table
+from utils.io.atomic import write_text
+from utils.io.pictures import save_png
+from utils.io.run_record import environment, public_command, write_json
+
+
+def placement(layout: np.ndarray, positions: np.ndarray, width: int) -> dict[str, float]:
+    """How near a layout puts pixels to where they belong.
+
+    Args:
+        layout: ``(P,)`` or ``(N, P)``, estimated natural position of each scrambled pixel.
+        positions: the same, true.
+        width: of the plane, in pixels.
+
+    Returns:
+        Shares of pixels placed exactly, and within 1 and 2 pixels in both directions.
+    """
+    y, x = np.divmod(layout, width)
+    true_y, true_x = np.divmod(positions, width)
+    error = np.maximum(np.abs(y - true_y), np.abs(x - true_x))
+    return {
+        "exact": float((error == 0).mean()),
+        "within 1 px": float((error <= 1).mean()),
+        "within 2 px": float((error <= 2).mean()),
+    }
+
+
+def lay_out(scrambled: torch.Tensor, layout: torch.Tensor) -> torch.Tensor:
+    """Put scrambled pixels where a layout says: ``(N, C, H, W)``, layout ``(P,)`` or ``(N, P)``."""
+    flat = scrambled.flatten(2)
+    index = layout.expand(len(flat), -1)[:, None].expand_as(flat)
+    return torch.empty_like(flat).scatter_(-1, index, flat).reshape(scrambled.shape)
+
+
+def psnr(images: torch.Tensor, recovered: torch.Tensor) -> float:
+    """Mean peak signal-to-noise ratio in dB of uint8 images; an exact one counts as 60 dB."""
+    error = (images.float() - recovered.float()).square().mean((1, 2, 3))
+    return float((10 * (255**2 / error.clamp(min=255**2 / 1e6)).log10()).mean())
+
+
+def ssim(images: torch.Tensor, recovered: torch.Tensor) -> float:
+    """Mean structural similarity of uint8 images' luminance (Wang et al. 2004), windows of 7x7."""
+    a, b = (x.float().mean(1, keepdim=True) for x in (images, recovered))
+
+    def average(x: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(x, 7, stride=1)
+
+    mean_a, mean_b = average(a), average(b)
+    variance_a, variance_b = average(a * a) - mean_a**2, average(b * b) - mean_b**2
+    covariance = average(a * b) - mean_a * mean_b
+    small, smaller = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    score = (2 * mean_a * mean_b + small) * (2 * covariance + smaller)
+    score /= (mean_a**2 + mean_b**2 + small) * (variance_a + variance_b + smaller)
+    return float(score.mean())
+
+
+def write(
+    out_dir: Path,
+    name: str,
+    rows: list[dict],
+    about: str,
+    pictures: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write ``name.json``, ``name.md`` and, of pictures, ``name.png``, and print the table.
+
+    Args:
+        out_dir: a folder, made if it is missing.
+        name: of the attack.
+        rows: one result each; keys are the columns, in order, shares as numbers in [0, 1].
+        about: one line that says what the table shows.
+        pictures: what each column of the figure shows, and its images, uint8 ``(N, 3, H, W)``.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    record = {"attack": name, "about": about, "command": public_command(), "rows": rows}
+    write_json(out_dir / f"{name}.json", record | {"environment": environment()})
+    table = markdown(rows)
+    text = f"{about}\n\n{table}"
+    if pictures is not None:
+        figure(out_dir / f"{name}.png", list(pictures.values()))
+        text += f"\n![the figure]({name}.png)\n\nColumns: {'; '.join(pictures)}.\n"
+    write_text(out_dir / f"{name}.md", text)
+    print(table, end="")
+
+
+def markdown(rows: list[dict]) -> str:
+    """The rows as a Markdown table; numbers in the cells' own precision."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return markdown_table(columns, ([_cell(c, row.get(c)) for c in columns] for row in rows))
+
+
+def _cell(column: str, value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    if column in ("PSNR", "seconds"):
+        return f"{value:.1f}"
+    return f"{value:.3f}" if column in ("SSIM", "loss") else f"{value:.1%}"
+
+
+def figure(path: Path, columns: list[torch.Tensor], count: int = 6, scale: int = 3) -> None:
+    """Write a picture: one row per image, one column for each of uint8 ``(N, 3, H, W)``."""
+    cells = torch.stack([column[:count] for column in columns], dim=1).flatten(0, 1)
+    cells = cells.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    save_png(make_grid(cells, nrow=len(columns), padding=4, pad_value=255), path)

@@ -1,0 +1,41 @@
+"""The command line: one parser, one way to fail, types of values, and the flags scripts share."""
+
+from utils.cli.parser import (
+    MAX_SEED,
+    Parser,
+    count,
+    degrees,
+    fraction,
+    non_negative_float,
+    padding,
+    positive_float,
+    positive_int,
+    run,
+    seed,
+    seed_list,
+    share,
+    shares,
+    side,
+    sides,
+    switch,
+)
+
+__all__ = [
+    "MAX_SEED",
+    "Parser",
+    "count",
+    "degrees",
+    "fraction",
+    "non_negative_float",
+    "padding",
+    "positive_float",
+    "positive_int",
+    "run",
+    "seed",
+    "seed_list",
+    "share",
+    "shares",
+    "side",
+    "sides",
+    "switch",
+]

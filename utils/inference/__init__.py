@@ -1,0 +1,1 @@
+"""Using a trained network: loading it, evaluating it, exporting it."""

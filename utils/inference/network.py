@@ -1,0 +1,188 @@
+"""Networks by name, and trained ones ready to use: from a name, a file of weights and a key."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import models
+from operators import ImageScrambler, PerImageScrambler
+from utils.data.augment import Preprocess
+from utils.data.datasets import DATASETS, FOLDER, DatasetSpec
+from utils.io import checkpoint
+from utils.runtime.errors import UserError
+
+
+def build(
+    name: str,
+    num_classes: int,
+    image_size: tuple[int, int],
+    scrambler: ImageScrambler | None,
+    device: torch.device,
+    backend: str = "auto",
+) -> nn.Module:
+    """A network with random weights, drawn on the CPU, known to take images of ``image_size``.
+
+    Args:
+        name: a name of the registry of networks.
+        num_classes: length of the logits.
+        image_size: ``(H, W)`` of the images, in pixels.
+        scrambler: the key that a keyed network is built with; a plain one ignores it.
+        device: where it is to run.
+        backend: how keyed layers compute.
+
+    Raises:
+        UserError: if the network cannot be built for these images, or not be keyed exactly.
+    """
+    try:
+        keyed = models.is_keyed(name)
+        net = models.create_model(name, num_classes, scrambler if keyed else None, backend)
+    except ValueError as error:
+        raise _cannot_take(name, image_size, error) from error
+    net = net.to(device)
+    check_size(net, name, image_size)
+    return net
+
+
+def check_size(net: nn.Module, name: str, image_size: tuple[int, int]) -> None:
+    """Refuse images that a network does not compute on; it is in evaluation mode afterwards.
+
+    Raises:
+        UserError: naming ``-net`` and the size.
+    """
+    device = next(net.parameters()).device
+    try:
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, 3, *image_size, device=device))
+    except (AssertionError, RuntimeError, ValueError) as error:  # torchvision asserts sizes
+        raise _cannot_take(name, image_size, error) from error
+
+
+def _cannot_take(name: str, image_size: tuple[int, int], error: Exception) -> UserError:
+    height, width = image_size
+    return UserError(f"-net {name} cannot take {height}x{width} images ({error})")
+
+
+def check_batch_of_one(net: nn.Module, image_size: tuple[int, int]) -> None:
+    """Refuse to train by single images a network whose batch-norm then sees a single value.
+
+    Raises:
+        UserError: naming ``-b``.
+    """
+    device = next(net.parameters()).device
+    try:
+        with torch.no_grad():
+            copy.deepcopy(net).train()(torch.zeros(1, 3, *image_size, device=device))
+    except ValueError as error:
+        raise UserError(
+            f"-b: a step would have a single image, which this network cannot learn from ({error})"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A network in evaluation mode with what surrounds it.
+
+    Attributes:
+        net: the network, on its device.
+        preprocess: uint8 images as the camera saw them to network input, scrambled if asked.
+        classes: class names in label order.
+    """
+
+    net: nn.Module
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the network has."""
+        return sum(p.numel() for p in self.net.parameters())
+
+
+def deploy(
+    name: str,
+    dataset: str,
+    weights: Path,
+    scrambler: ImageScrambler,
+    scramble: Callable[[torch.Tensor], torch.Tensor] | None,
+    device: torch.device,
+    backend: str = "auto",
+) -> Deployed:
+    """Build a network, load its weights and prepare its input.
+
+    Args:
+        name: a name of the registry of networks.
+        dataset: the data set it was trained on, which gives its classes and normalisation; a
+            checkpoint that knows better is refused.
+        weights: a checkpoint of ours or a bare ``state_dict``.
+        scrambler: the key that a keyed network is built with; a plain one ignores it.
+        scramble: what scrambles the images, or None for plain ones.
+        device: where to run.
+        backend: how keyed layers compute.
+
+    Raises:
+        UserError: if the network cannot take the images, or the weights cannot be used for it.
+    """
+    state = checkpoint.read(weights)
+    spec = spec_of(dataset, state, weights)
+    net = build(name, spec.num_classes, spec.image_size, scrambler, device, backend)
+    checkpoint.load_weights(net, state, weights)
+    return Deployed(
+        net=net.eval(),
+        preprocess=Preprocess(spec.mean, spec.std, scramble).to(device),
+        classes=spec.classes or tuple(f"class {i}" for i in range(spec.num_classes)),
+    )
+
+
+def spec_of(dataset: str, state: dict, weights: Path) -> DatasetSpec:
+    """What is known of the data set that weights were trained on.
+
+    Args:
+        dataset: its name as the user gave it.
+        state: what ``checkpoint.read`` returned: a checkpoint knows its data set.
+        weights: the file, for messages.
+
+    Raises:
+        UserError: if the weights were trained on another data set, or do not tell enough of it.
+    """
+    if "format" not in state:
+        if dataset == FOLDER:
+            raise UserError(f"{weights}: bare weights; -dataset folder needs a checkpoint of a run")
+        return DATASETS[dataset]
+    data = state["data"]
+    if data["name"] != dataset:
+        raise UserError(f"{weights}: trained on {data['name']}; give -dataset {data['name']}")
+    return DatasetSpec(
+        num_classes=data["num_classes"],
+        image_size=tuple(data["image_size"]),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        classes=tuple(data["classes"]),
+    )
+
+
+def wrong_scrambler(image_size: tuple[int, int], seed: int | None) -> ImageScrambler:
+    """A scrambler of another key than ``seed``'s: that of the next seed, or a fresh one."""
+    return ImageScrambler(image_size, seed=None if seed is None else (seed + 1) % 2**32)
+
+
+def per_image_scrambling(
+    camera: PerImageScrambler, server: PerImageScrambler | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What arrives at the network when each image has its own key: a function of uint8 images.
+
+    Args:
+        camera: scrambles each image, under nonces that depend on nothing but the batch, so that a
+            run can be repeated and resumed exactly; divided among processes it has others.
+        server: rekeys them for a keyed network; None for a network without a key.
+    """
+
+    def received(images: torch.Tensor) -> torch.Tensor:
+        nonces = camera.nonces_for(images)
+        scrambled = camera.forward(images, nonces)
+        return scrambled if server is None else server.rekey(scrambled, nonces)
+
+    return received
