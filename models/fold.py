@@ -19,11 +19,13 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from models.keying.network import KeyedNetwork
+from models.vgg_deformable import VGG16Deformable
 from operators.gather import Reorder
+from operators.keyed_layer import KeyedLayer
 from operators.permutation import invert
 
 
-def fold_keys(net: KeyedNetwork) -> fx.GraphModule:
+def fold_keys(net: KeyedNetwork | VGG16Deformable) -> fx.GraphModule:
     """Cancel all inner keys of a keyed network: the same output, one reordering at the input.
 
     What that gives up: every map inside the folded network is in natural order, so whoever can look
@@ -43,10 +45,10 @@ def fold_keys(net: KeyedNetwork) -> fx.GraphModule:
         >>> torch.allclose(fold_keys(keyed)(scrambled), keyed(scrambled), atol=1e-5)
         True
     """
-    if not isinstance(net, KeyedNetwork):
+    if not isinstance(net, KeyedNetwork | VGG16Deformable):
         raise ValueError(f"fold_keys takes a keyed network, got {type(net).__name__}")
     net = copy.deepcopy(net)
-    folded = _graph_module(net, net.plain_graph)
+    folded = _graph_module(net, net.plain_graph if isinstance(net, KeyedNetwork) else _trace(net))
     restore = Reorder(invert(net.image_key)).train(net.training)
     folded.add_submodule("restore", restore)
     image = next(node for node in folded.graph.nodes if node.op == "placeholder")
@@ -77,8 +79,8 @@ def fold_batch_norm(net: nn.Module) -> fx.GraphModule:
     if net.training:
         raise ValueError("fold_batch_norm takes a network in evaluation mode, got training mode")
     net = copy.deepcopy(net)
-    traced = isinstance(net, (KeyedNetwork, fx.GraphModule))
-    folded = _graph_module(net, net.graph if traced else fx.Tracer().trace(net))
+    traced = isinstance(net, KeyedNetwork | fx.GraphModule)
+    folded = _graph_module(net, net.graph if traced else _trace(net))
     uses = [node.target for node in folded.graph.nodes if node.op == "call_module"]
     for node in list(folded.graph.nodes):
         if node.op != "call_module" or len(node.args) != 1:
@@ -101,6 +103,16 @@ def fold_batch_norm(net: nn.Module) -> fx.GraphModule:
         folded.delete_submodule(node.target)
     folded.recompile()
     return folded
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        return isinstance(module, KeyedLayer) or super().is_leaf_module(module, path)
+
+
+def _trace(net: nn.Module) -> fx.Graph:
+    """What a network computes, down to ordinary and keyed layers."""
+    return _Tracer().trace(net)
 
 
 def _graph_module(net: nn.Module, graph: fx.Graph) -> fx.GraphModule:

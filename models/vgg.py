@@ -3,16 +3,26 @@
 Thirteen 3x3 convolutions in five blocks, each block closed by 2x2 max pooling, then a
 512-4096-4096-num_classes head with dropout. Parameter names (``conv1``..``conv13``, ``bcn1``..
 ``bcn13``, ``classifier.0/3/6``) are those of the published implementation: its weights load here.
-The keyed twin is built from this same description by ``models.key_network``.
+The keyed twin, ``models.vgg_deformable``, is this very network with other layers.
 
 Architecture: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
 Recognition", ICLR 2015, configuration D.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+def convolution_3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+
+
+def pooling_2x2() -> nn.MaxPool2d:
+    return nn.MaxPool2d(kernel_size=2)
 
 
 class VGG16(nn.Module):
@@ -22,22 +32,29 @@ class VGG16(nn.Module):
 
     Args:
         num_classes: length of the logits.
+        convolution: makes a 3x3 convolution, of the numbers of channels that it is given.
+        pooling: makes a 2x2 max pooling.
 
     Example:
         >>> VGG16(num_classes=10)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """
 
-    def __init__(self, num_classes: int = 10) -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        convolution: Callable[[int, int], nn.Conv2d] = convolution_3x3,
+        pooling: Callable[[], nn.Module] = pooling_2x2,
+    ) -> None:
         super().__init__()
         channels, layer = 3, 0
         for block, widths in enumerate(BLOCKS, start=1):
             for width in widths:
                 layer += 1
-                self.add_module(f"conv{layer}", nn.Conv2d(channels, width, 3, padding=1))
+                self.add_module(f"conv{layer}", convolution(channels, width))
                 self.add_module(f"bcn{layer}", nn.BatchNorm2d(width))
                 channels = width
-            self.add_module(f"pool{block}", nn.MaxPool2d(2))
+            self.add_module(f"pool{block}", pooling())
         self.classifier = nn.Sequential(
             nn.Linear(channels, 4096),
             nn.ReLU(inplace=True),

@@ -13,7 +13,6 @@ by itself. What the machine holds, by scheme:
 """
 
 import contextlib
-import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -141,8 +140,7 @@ def views(net: nn.Module, images: torch.Tensor) -> Iterator[View]:
         received = per_image.rekey(sent, nonces) if scheme == "per-image" else scrambler(images)
         maps = watch(keyed.conv1, lambda net=keyed, x=received: net(x))
         yield View(scheme, maps, keyed.conv1.out_key.expand(count, -1).numpy())
-    # it hooks into the layers of the network that it is given
-    own = PerImageNetwork(copy.deepcopy(net), per_image)
+    own = PerImageNetwork(net, per_image)
     keys = schemes.SECRET.permutations(plane, nonces, index=1)
     yield View("per-image maps", watch(own.net.conv1, lambda: own(sent, nonces)), keys.numpy())
     folded = fold_keys(keyed)

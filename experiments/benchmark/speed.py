@@ -145,7 +145,7 @@ def keyed_for(net: str, plain: nn.Module, scrambler: ImageScrambler, backend: st
 def networks(
     net: str, mode: str, side: int, scrambler: ImageScrambler, backends: list[str]
 ) -> dict[str, nn.Module]:
-    """The candidates by name; they share their parameters where they can."""
+    """The candidates by name."""
     plain = plain_for(net, side).train(mode == "training")
     nets = {"plain": plain}
     for name in backends:

@@ -20,7 +20,7 @@ from torch import nn
 
 from experiments.lib.architectures_table import markdown
 from models import KeyingError, key_network
-from models.key_network import evaluate
+from models.keying.verify import evaluate
 from operators import ImageScrambler
 from utils import cli
 from utils.cli import flags

@@ -10,23 +10,13 @@ import torch
 import models
 from operators import ImageScrambler, KeyedConv2d
 from operators.offset import sampling_offsets
+from tests.models.live import with_live_statistics
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "keys.json").read_text())["seeds"]
 
 
 def sha256(tensor: torch.Tensor, dtype: str) -> str:
     return hashlib.sha256(tensor.cpu().numpy().astype(dtype).tobytes()).hexdigest()
-
-
-def with_live_statistics(net: torch.nn.Module) -> torch.nn.Module:
-    """Batch-norm statistics of real activations, so that logits depend on the image, as trained."""
-    layers = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    for layer in layers:
-        layer.momentum = 1.0
-        torch.nn.init.normal_(layer.bias, 0, 0.3)
-    with torch.no_grad():
-        net.train()(torch.rand(32, 3, 32, 32))
-    return net.eval()
 
 
 @pytest.fixture(scope="module")

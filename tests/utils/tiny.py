@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-import models
+from models import registry
 from models.preresnet import PreResNet
 from models.stochastic_depth import ResidualBlock
 from operators import PerImageScrambler
@@ -197,7 +197,7 @@ def _run(run, recipe, rank, ranks, port, stop, stop_at, started, printed, stderr
     for number, path in ((1, printed), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     torch.set_num_threads(1)
-    models._PLAIN |= {
+    registry._PLAIN |= {
         "tiny": TinyNet,
         "plain": PlainNet,
         "skipping": SkippingNet,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import models
+from models import registry
 from models.preresnet import PreResNet
 from operators import ImageScrambler
 from tests.utils.tiny import (
@@ -85,7 +85,7 @@ def test_an_epoch_written_out():
 @pytest.mark.parametrize("decay", [0.9, 0.9995])
 def test_a_keyed_network_averages_as_its_plain_twin_and_keeps_its_keys(decay, monkeypatch):
     """The average of whole numbers is cut off to one: keys were once off by one after a while."""
-    monkeypatch.setattr(models, "_PLAIN", {"tiny": TinyNet})
+    monkeypatch.setattr(registry, "_PLAIN", {"tiny": TinyNet})
     scrambler = ImageScrambler((SIZE, SIZE), seed=2)
     recipe = replace(RECIPE, optimizer="sgd", ema=decay, epochs=7)
     ends = []
@@ -168,7 +168,7 @@ def test_amp_and_channels_last_train():
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "_PLAIN", {"tiny": TinyNet})
+    monkeypatch.setattr(registry, "_PLAIN", {"tiny": TinyNet})
     make_images(tmp_path / "images", per_class=4)
     return tmp_path
 
@@ -207,7 +207,7 @@ def test_nothing_is_written_where_a_run_cannot_begin(root):
     with pytest.raises(UserError, match="-sync_bn"):
         train(options(root), replace(RECIPE, sync_bn=True), None, CPU)
     key = ImageScrambler((SIZE, SIZE), seed=2)
-    models._PLAIN["skipping"] = SkippingNet
+    registry._PLAIN["skipping"] = SkippingNet
     for net, change, permute, message in (
         ("tiny", {"depth_kept": 0.8}, False, "-depth_kept 0.8 .*-net tiny has none"),
         ("skipping_permuted", {"depth_kept": 0.8}, True, "-net skipping_permuted has none"),
@@ -237,7 +237,7 @@ def test_a_step_of_one_image_is_refused_where_batch_norm_needs_two(root):
 
 
 def test_a_step_of_one_image_is_refused_where_only_the_smaller_images_need_two(root):
-    models._PLAIN["residual"] = partial(PreResNet, 8)
+    registry._PLAIN["residual"] = partial(PreResNet, 8)
     recipe = replace(RECIPE, batch_size=11, epochs=2)  # of 12 images
     assert train(options(root, net="residual"), recipe, None, CPU)["epochs"]
     with pytest.raises(UserError, match="-b: a step would have a single image"):
