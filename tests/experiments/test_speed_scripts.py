@@ -31,7 +31,7 @@ BAD = [
     (EXPORT, ["-seed", "1", "-output", "a.onnx", "-weights", "no.pt"], "no.pt"),
     (SPEED, ["-sizes", "33"], "a multiple of 32, got '33'"),
     (SPEED, ["-net", "vgg16_permuted"], "a plain network, got 'vgg16_permuted'"),
-    (SPEED, ["-net", "preresnet20", "-sizes", "64"], "cannot be keyed at 64x64"),
+    (SPEED, ["-net", "torchvision:alexnet", "-sizes", "32"], "cannot be keyed at 32x32"),
     (SPEED, ["-rounds", "0"], "-rounds"),
     (SPEED, ["-threads", "2147483647"], "-threads"),
     (SPEED, ["-png", "no/a.png"], "no/a.png"),
