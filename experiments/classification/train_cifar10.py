@@ -149,8 +149,8 @@ def main() -> None:
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
-    with distributed.team(device):
-        weights, resume = distributed.share(lambda: _start(args))
+    with distributed.process_group(device):
+        weights, resume = distributed.broadcast(lambda: _start(args))
         run = RunOptions(
             net=args.net,
             dataset=args.dataset,
@@ -173,14 +173,16 @@ def main() -> None:
         if args.permute:
             image_size = run.image_size or DATASETS[args.dataset].image_size
             given = args.seed is not None or args.key is not None
-            scrambler, key = distributed.share(lambda: _key(args, resume or weights, image_size))
+            scrambler, key = distributed.broadcast(
+                lambda: _key(args, resume or weights, image_size)
+            )
             run = run if given else replace(run, run_key=key)
-            per_image = distributed.share(lambda: flags.per_image_from(args, image_size))
+            per_image = distributed.broadcast(lambda: flags.per_image_from(args, image_size))
         if args.seeds is None:
             train(run, recipe, scrambler, device, per_image)
         else:
             train_seeds(args.seeds, run, recipe, scrambler, device, per_image)
-        if args.permute and distributed.rank() == 0:
+        if args.permute and distributed.is_main_process():
             flags.warn_of_seed(args)
 
 

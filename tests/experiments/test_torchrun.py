@@ -65,7 +65,7 @@ def steps_done(last: Path) -> int:
 
 
 def process_of_rank(launcher: subprocess.Popen, rank: int) -> int:
-    """The process id of a rank of the team."""
+    """The process id of a rank of the group."""
     children = (PROC / f"{launcher.pid}/task/{launcher.pid}/children").read_text().split()
     environments = {int(pid): (PROC / pid / "environ").read_bytes() for pid in children}
     return next(p for p, e in environments.items() if f"RANK={rank}".encode() in e.split(b"\0"))

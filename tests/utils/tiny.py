@@ -136,12 +136,12 @@ def options(root: Path, **changes) -> RunOptions:
 
 
 class Child:
-    """Trains in a child process, or in a team of them.
+    """Trains in a child process, or in a group of them.
 
     Args:
         run, recipe: what to train.
-        ranks: processes of the team.
-        stop: signal that process 0 sends itself before the step ``stop_at`` (epoch, step).
+        world_size: processes of the group.
+        stop: signal that the main process sends itself before the step ``stop_at`` (epoch, step).
         per_image: what scrambles each image under a key of its own, or None.
     """
 
@@ -149,7 +149,7 @@ class Child:
         self,
         run: RunOptions,
         recipe: Recipe = RECIPE,
-        ranks: int = 1,
+        world_size: int = 1,
         stop: int = 0,
         stop_at: tuple[int, int] = (0, 0),
         per_image: PerImageScrambler | None = None,
@@ -164,15 +164,15 @@ class Child:
         self.processes = [
             processes.Process(
                 target=_run,
-                args=(run, recipe, rank, ranks, port, stop, stop_at, *shared),
+                args=(run, recipe, rank, world_size, port, stop, stop_at, *shared),
             )
-            for rank in range(ranks)
+            for rank in range(world_size)
         ]
         for process in self.processes:
             process.start()
 
     def kill(self, number: int) -> None:
-        """Send a signal to process 0, unless it has just ended by itself."""
+        """Send a signal to the main process, unless it has just ended by itself."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.processes[0].pid, number)
 
@@ -193,7 +193,7 @@ class Child:
         return self._stderr.read_text()
 
 
-def _run(run, recipe, rank, ranks, port, stop, stop_at, started, printed, stderr, per_image):
+def _run(run, recipe, rank, world_size, port, stop, stop_at, started, printed, stderr, per_image):
     for number, path in ((1, printed), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     torch.set_num_threads(1)
@@ -203,9 +203,9 @@ def _run(run, recipe, rank, ranks, port, stop, stop_at, started, printed, stderr
         "skipping": SkippingNet,
         "residual": partial(PreResNet, 8),
     }
-    if ranks > 1:
-        team = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {k: str(v) for k, v in team.items()}
+    if world_size > 1:
+        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {k: str(v) for k, v in group.items()}
     whole = Trainer._step
 
     def step(trainer, share, images):
@@ -218,7 +218,7 @@ def _run(run, recipe, rank, ranks, port, stop, stop_at, started, printed, stderr
     device = torch.device("cpu")
 
     def main() -> None:
-        with distributed.team(device):
+        with distributed.process_group(device):
             train(run, recipe, per_image and per_image.fixed, device, per_image)
 
     cli.run(main)

@@ -80,16 +80,16 @@ class ImageFiles(Dataset):
 
 
 def default_workers() -> int:
-    """One process for each core that this process may use, the ranks of this machine together."""
+    """One process for each core that the ranks of this machine may use, divided among them."""
     allowed = getattr(os, "sched_getaffinity", None)
     cores = len(allowed(0)) if allowed else os.cpu_count() or 1
-    return max(1, cores // distributed.local_size())
+    return max(1, cores // distributed.local_world_size())
 
 
 def fits_in_memory(count: int, image_size: tuple[int, int]) -> bool:
     """Whether ``count`` images, in each rank of this machine, take less than half of its memory."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    needed = distributed.local_size() * 3 * count * image_size[0] * image_size[1]
+    needed = distributed.local_world_size() * 3 * count * image_size[0] * image_size[1]
     return needed < memory // 2
 
 

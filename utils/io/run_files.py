@@ -20,7 +20,7 @@ from utils.runtime.errors import UserError
 
 
 class RunFiles:
-    """Writes the files of one run; under ``torchrun`` only process 0 has one that writes.
+    """Writes the files of one run; under ``torchrun`` only the main process has one that writes.
 
     Args:
         folder: of checkpoints and record.

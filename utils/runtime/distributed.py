@@ -1,6 +1,6 @@
-"""Processes that train together, as ``torchrun`` starts them; a process alone is a team of one.
+"""Processes that train together, as ``torchrun`` starts them; a process alone is a group of one.
 
-Every function here is called by all processes of the team, in the same order. Small values travel
+Every function here is called by all processes of the group, in the same order. Small values travel
 over gloo on the CPU, also where the gradients travel over NCCL, so that no step waits for a GPU.
 """
 
@@ -33,12 +33,12 @@ def device_of(gpu: bool) -> torch.device:
 
 
 def started_by_torchrun() -> bool:
-    """Whether this process is one of a team."""
+    """Whether this process belongs to a group that ``torchrun`` started."""
     return "TORCHELASTIC_RUN_ID" in os.environ or {"RANK", "MASTER_ADDR"} <= os.environ.keys()
 
 
 @contextmanager
-def team(device: torch.device):
+def process_group(device: torch.device):
     """While entered, the processes that ``torchrun`` started can talk to each other."""
     if not started_by_torchrun():
         yield
@@ -50,8 +50,13 @@ def team(device: torch.device):
 
 
 def rank() -> int:
-    """This process's number in the team; 0 writes the files."""
+    """This process's number in the group."""
     return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def is_main_process() -> bool:
+    """Whether this process, of rank 0, prints and writes the files."""
+    return rank() == 0
 
 
 def local_rank() -> int:
@@ -59,23 +64,23 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def local_size() -> int:
-    """How many processes of the team share this machine."""
+def local_world_size() -> int:
+    """How many processes of the group run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def size() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def parallel(net: nn.Module, device: torch.device, whole: bool = True) -> nn.Module:
-    """The network whose gradients are the team's mean; ``net`` itself for a team of one.
+    """The network whose gradients are averaged over the group; ``net`` itself for a group of one.
 
     Not ``whole``: a step may leave parameters out, the same ones in every process.
-    Buffers are left alone: only evaluation reads running statistics, after ``share_buffers``.
+    Buffers are left alone: only evaluation reads running statistics, after ``broadcast_buffers``.
     """
-    if size() == 1:
+    if world_size() == 1:
         return net
     devices = [device] if device.type == "cuda" else None
     with warnings.catch_warnings():
@@ -86,21 +91,21 @@ def parallel(net: nn.Module, device: torch.device, whole: bool = True) -> nn.Mod
         )
 
 
-def share(make: Callable[[], object]) -> object:
-    """What ``make`` returns in process 0, in every process; the others wait for it."""
-    if size() == 1:
+def broadcast(make: Callable[[], object]) -> object:
+    """What ``make`` returns in the main process, in every process; the others wait for it."""
+    if world_size() == 1:
         return make()
-    values = [make() if rank() == 0 else None]
+    values = [make() if is_main_process() else None]
     distributed.broadcast_object_list(values, src=0, device=torch.device("cpu"))
     return values[0]
 
 
-def one_first(make: Callable[[], object]) -> object:
-    """What ``make`` returns here; one process of each machine goes first.
+def local_main_process_first(make: Callable[[], object]) -> object:
+    """What ``make`` returns here; the main process of each machine goes first.
 
     For work that leaves files behind which the others then find, such as a download.
     """
-    if size() == 1:
+    if world_size() == 1:
         return make()
     if local_rank() == 0:
         value = make()
@@ -110,27 +115,27 @@ def one_first(make: Callable[[], object]) -> object:
     return value
 
 
-def total(*numbers: float) -> list[float]:
-    """The sum over the team of each of ``numbers``, in float64."""
-    if size() == 1:
+def all_reduce(*numbers: float) -> list[float]:
+    """The sum over the group of each of ``numbers``, in float64."""
+    if world_size() == 1:
         return list(numbers)
     sums = torch.tensor(numbers, dtype=torch.float64)
     distributed.all_reduce(sums)
     return sums.tolist()
 
 
-def highest(number: int) -> int:
-    """The largest ``number`` of the team."""
-    if size() == 1:
+def all_reduce_max(number: int) -> int:
+    """The largest ``number`` of the group."""
+    if world_size() == 1:
         return number
     value = torch.tensor(number)
     distributed.all_reduce(value, op=distributed.ReduceOp.MAX)
     return int(value)
 
 
-def share_buffers(net: nn.Module) -> None:
-    """Give every process the running statistics of process 0."""
-    if size() == 1:
+def broadcast_buffers(net: nn.Module) -> None:
+    """Give every process the running statistics of the main process."""
+    if world_size() == 1:
         return
     saved = net.state_dict()
     for name, buffer in net.named_buffers():

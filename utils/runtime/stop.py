@@ -27,8 +27,8 @@ class StopSignal:
         self._received = number
 
     def received(self) -> int:
-        """The signal that any process of the team has received, or 0; all get the same answer."""
-        return distributed.highest(self._received)
+        """The signal that any process of the group has received, or 0; all get the same answer."""
+        return distributed.all_reduce_max(self._received)
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
@@ -40,9 +40,9 @@ def leave(number: int, saved: Path | None) -> None:
 
     Args:
         number: the signal.
-        saved: the checkpoint that was written, or None; process 0 says so.
+        saved: the checkpoint that was written, or None; the main process says so.
     """
-    if distributed.rank() == 0:
+    if distributed.is_main_process():
         kept = f"saved {saved}" if saved else "nothing is saved, for want of -save_weights"
         print(f"stopped: {kept}", flush=True)
     sys.exit(128 + number)

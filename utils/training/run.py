@@ -105,11 +105,11 @@ def train(
     permuting = scrambler if options.permute else None
     resumed = None
     if options.resume is not None:
-        resumed = distributed.share(lambda: checkpoint.read(options.resume))
+        resumed = distributed.broadcast(lambda: checkpoint.read(options.resume))
         _check_resumable(options, recipe, permuting, per_image, resumed)
     asked = recipe.amp
-    recipe = replace(recipe, amp=distributed.share(lambda: _amp(recipe, resumed, device)))
-    data, validation, test, spec = distributed.one_first(lambda: _load(options))
+    recipe = replace(recipe, amp=distributed.broadcast(lambda: _amp(recipe, resumed, device)))
+    data, validation, test, spec = distributed.local_main_process_first(lambda: _load(options))
     torch.manual_seed(derive_seed("initial weights", options.train_seed))
     net = _network(options, spec, scrambler, device)
     _check_recipe(options, recipe, net, spec)
@@ -123,11 +123,11 @@ def train(
                 f"images; {len(data)} are there now"
             )
     last = len(data) % recipe.batch_size or recipe.batch_size
-    if min(last, recipe.batch_size) < 2 * distributed.size():
+    if min(last, recipe.batch_size) < 2 * distributed.world_size():
         smallest = 2 * recipe.sizes[:1] or spec.image_size
         network.check_batch_of_one(net, smallest)
     files = _open_files(options)
-    if asked == "auto" and distributed.rank() == 0:
+    if asked == "auto" and distributed.is_main_process():
         arithmetic = "bfloat16 autocast" if recipe.amp == "on" else "float32"
         print(f"arithmetic: {arithmetic} (-amp {recipe.amp})", flush=True)
     if options.run_key is not None and resumed is None:
@@ -162,7 +162,7 @@ def train(
 
     _run_epochs(trainer, files, record, validation, snapshot)
     if validation is not None:
-        best = distributed.share(lambda: checkpoint.read(files.folder / checkpoint.BEST))
+        best = distributed.broadcast(lambda: checkpoint.read(files.folder / checkpoint.BEST))
         checkpoint.load_weights(trainer.best_net, best, files.folder / checkpoint.BEST)
     correct = trainer.count_correct(test)
     record |= {
@@ -203,7 +203,7 @@ def train_seeds(
         "standard_deviation": statistics.stdev(accuracies),
         "select": options.select,
     }
-    if distributed.rank() == 0:
+    if distributed.is_main_process():
         print(
             f"Test accuracy over {len(seeds)} seeds: {summary['mean']:.2%} "
             f"+- {summary['standard_deviation']:.2%} (mean, standard deviation)"
@@ -219,7 +219,7 @@ def _run_epochs(trainer: Trainer, files: RunFiles, record: dict, validation, sna
     chosen_by = f"{record['select']}_accuracy"
 
     def save() -> Path | None:
-        return distributed.share(lambda: files.save_last(snapshot()))
+        return distributed.broadcast(lambda: files.save_last(snapshot()))
 
     files.write_record(record)
     with StopSignal() as stop:
@@ -230,7 +230,7 @@ def _run_epochs(trainer: Trainer, files: RunFiles, record: dict, validation, sna
                 metrics[chosen_by] = trainer.count_correct(validation) / len(validation)
                 # before last.pt: if a kill comes between, the epoch is done again and this too
                 if metrics[chosen_by] == max(m[chosen_by] for m in trainer.history):
-                    distributed.share(lambda: files.save_best(snapshot()))
+                    distributed.broadcast(lambda: files.save_best(snapshot()))
             saved = save()
             files.write_record(record)
             files.report(metrics, trainer.recipe.epochs, len(trainer.labels))
@@ -269,7 +269,7 @@ def _network(
         options.net, spec.num_classes, spec.image_size, scrambler, device, options.backend
     )
     if options.weights is not None:
-        state = distributed.share(lambda: checkpoint.read(options.weights))
+        state = distributed.broadcast(lambda: checkpoint.read(options.weights))
         checkpoint.load_weights(net, state, options.weights)
     return net
 
@@ -333,8 +333,8 @@ def _open_files(options: RunOptions) -> RunFiles:
         folder = options.resume.parent
     else:
         parent = options.checkpoint_dir / name
-        folder = distributed.share(lambda: new_folder(parent, options.save))
-    if distributed.rank() > 0:
+        folder = distributed.broadcast(lambda: new_folder(parent, options.save))
+    if not distributed.is_main_process():
         return RunFiles(folder, None, keep=False)
     clear_strays(folder)
     keep = options.save or options.resume is not None

@@ -71,7 +71,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Share:
-    """This process's share of a step: the plan of its images, and the batch they are a part of.
+    """This process's share of a step's batch: the plan of its images, and how many the batch has.
 
     ``weight`` is 0 for an image that stands in where a batch has too few for every process.
     """
@@ -171,7 +171,7 @@ class Trainer:
         batches = self.data.batches(share.plan.order for share in shares)
         self.net.train()
         started = time.perf_counter() - p.seconds
-        so_far = [p.loss_sum, p.correct] if distributed.rank() == 0 else [0.0, 0.0]
+        so_far = [p.loss_sum, p.correct] if distributed.is_main_process() else [0.0, 0.0]
         sums = torch.tensor(so_far, dtype=torch.float64, device=self.device)
         with self._shown() as shown:
             for share, images in zip(shares, batches, strict=True):
@@ -205,7 +205,7 @@ class Trainer:
         """Divide the batch of a step evenly among the processes."""
         first = step * self.recipe.batch_size
         batch = min(self.recipe.batch_size, len(self.labels) - first)
-        rank, size = distributed.rank(), distributed.size()
+        rank, size = distributed.rank(), distributed.world_size()
         begin, end = first + batch * rank // size, first + batch * (rank + 1) // size
         if begin == end:
             return Share(plan.part(slice(first, first + 1)), batch, weight=0.0)
@@ -218,7 +218,7 @@ class Trainer:
             len(self.labels),
             done=p.images,
             later=len(self.labels) * (epochs - p.epoch - 1),
-            quiet=distributed.rank() > 0,
+            quiet=not distributed.is_main_process(),
         )
 
     def _step(self, share: Share, images: torch.Tensor) -> torch.Tensor:
@@ -239,7 +239,7 @@ class Trainer:
         )
         self.optimizer.zero_grad()
         # the processes' gradients are averaged: their number makes that the sum over the batch
-        (loss_sum * (distributed.size() / share.batch)).backward()
+        (loss_sum * (distributed.world_size() / share.batch)).backward()
         if self.recipe.clip:
             nn.utils.clip_grad_norm_(self.optimizer.parameters, self.recipe.clip)
         self.optimizer.step()
@@ -259,7 +259,7 @@ class Trainer:
     def _take_stock(self, sums: torch.Tensor, started: float) -> None:
         """Bring ``progress`` up to date, over all processes, and stop if training has diverged."""
         p = self.progress
-        p.loss_sum, correct = distributed.total(*sums.tolist())
+        p.loss_sum, correct = distributed.all_reduce(*sums.tolist())
         p.correct, p.seconds = int(correct), time.perf_counter() - started
         norm = float(nn.utils.get_total_norm(self.optimizer.parameters))
         if not (math.isfinite(p.loss_sum) and math.isfinite(norm)):
@@ -275,8 +275,8 @@ class Trainer:
 
         Each process looks at its share of the images, every image once.
         """
-        distributed.share_buffers(self.best_net)
-        mine = data.subset(torch.arange(len(data))[distributed.rank() :: distributed.size()])
+        distributed.broadcast_buffers(self.best_net)
+        mine = data.subset(torch.arange(len(data))[distributed.rank() :: distributed.world_size()])
         correct = 0
         if len(mine):
             logits = all_logits(
@@ -286,7 +286,7 @@ class Trainer:
                 TEST_BATCH,
                 self.device,
                 self.amp,
-                quiet=distributed.rank() > 0,
+                quiet=not distributed.is_main_process(),
             )
             correct = count_correct(logits, mine.labels)
-        return int(distributed.total(correct)[0])
+        return int(distributed.all_reduce(correct)[0])

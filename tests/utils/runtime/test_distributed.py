@@ -19,7 +19,7 @@ def root(tmp_path_factory):
     make_images(root / "images")
     run = options(root, net="plain", select="test")
     assert Child(run, PLAIN).wait() == [0]
-    assert Child(run, PLAIN, ranks=2).wait() == [0, 0]
+    assert Child(run, PLAIN, world_size=2).wait() == [0, 0]
     return root
 
 
@@ -46,8 +46,8 @@ def test_two_processes_skip_the_blocks_that_one_skips(tmp_path):
     make_images(tmp_path / "images")
     run = options(tmp_path, net="skipping", select="test")
     recipe = replace(PLAIN, depth_kept=0.3)
-    for ranks in (1, 2):
-        assert Child(run, recipe, ranks=ranks).wait() == [0] * ranks
+    for world_size in (1, 2):
+        assert Child(run, recipe, world_size=world_size).wait() == [0] * world_size
     alone, together = folders(tmp_path, "skipping")
     close(together, alone)
     assert Child(run, replace(PLAIN, depth_kept=1.0)).wait() == [0]
@@ -58,20 +58,20 @@ def test_two_processes_skip_the_blocks_that_one_skips(tmp_path):
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])
 def test_resumed_on_another_number_of_processes(root, before, after):
     run = options(root, net="plain", select="test")
-    stopped = Child(run, PLAIN, ranks=before, stop=signal.SIGTERM, stop_at=(0, 2))
+    stopped = Child(run, PLAIN, world_size=before, stop=signal.SIGTERM, stop_at=(0, 2))
     assert stopped.wait() == [143] * before
     last = checkpoint.newest(root / "checkpoints", "plain")
     assert checkpoint.read(last)["progress"]["step"] == 3
-    assert Child(replace(run, resume=last), PLAIN, ranks=after).wait() == [0] * after
+    assert Child(replace(run, resume=last), PLAIN, world_size=after).wait() == [0] * after
     close(last.parent, folders(root, "plain")[0])
 
 
 def test_batch_norm_dropout_and_a_process_that_dies(root):
     run = options(root, net="tiny", save_every=1)
-    child = Child(run, ranks=2, stop=signal.SIGKILL, stop_at=(0, 4))
+    child = Child(run, world_size=2, stop=signal.SIGKILL, stop_at=(0, 4))
     first, second = child.wait()
     assert first == -signal.SIGKILL and second != 0
     last = checkpoint.newest(root / "checkpoints", "tiny")
     assert checkpoint.read(last)["progress"]["step"] == 4
-    assert Child(replace(run, resume=last), ranks=2).wait() == [0, 0]
+    assert Child(replace(run, resume=last), world_size=2).wait() == [0, 0]
     assert [m["epoch"] for m in metrics(last.parent)] == [1, 2, 3]
