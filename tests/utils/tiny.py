@@ -208,11 +208,11 @@ def _run(run, recipe, rank, world_size, port, stop, stop_at, started, printed, s
         os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {k: str(v) for k, v in group.items()}
     whole = Trainer._step
 
-    def step(trainer, share, images):
+    def step(trainer, shard, images):
         started.set()
         if (trainer.progress.epoch, trainer.progress.step) == stop_at and stop and rank == 0:
             os.kill(os.getpid(), stop)
-        return whole(trainer, share, images)
+        return whole(trainer, shard, images)
 
     Trainer._step = step
     device = torch.device("cpu")

@@ -40,10 +40,14 @@ RECIPE_FLAGS = {
     "schedule": ("-schedule", SCHEDULES, "learning rate after the warm-up"),
     "milestones": (
         "-milestones",
-        cli.shares,
-        "of the multistep schedule: shares of the run after which the rate falls, as 0.3,0.6,0.8",
+        cli.fractions,
+        "multistep schedule: fractions of the run after which the rate falls, as 0.3,0.6,0.8",
     ),
-    "gamma": ("-gamma", cli.share, "factor at each milestone of the multistep schedule"),
+    "gamma": (
+        "-gamma",
+        cli.positive_fraction,
+        "factor at each milestone of the multistep schedule",
+    ),
     "label_smoothing": ("-label_smoothing", cli.fraction, "label smoothing"),
     "ema": ("-ema", cli.fraction, "decay per step of the averaged weights; 0 for no average"),
     "clip": ("-clip", cli.non_negative_float, "largest gradient norm; 0 for no clipping"),
@@ -70,7 +74,7 @@ RECIPE_FLAGS = {
     ),
     "depth_kept": (
         "-depth_kept",
-        cli.share,
+        cli.positive_fraction,
         "stochastic depth: probability that a step computes the last residual block, up to 1 for "
         "the first; 1 computes all",
     ),

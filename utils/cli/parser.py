@@ -153,14 +153,14 @@ def degrees(text: str) -> float:
     return _number(text, float, lambda v: 0 <= v <= 180, "a number in [0, 180]")
 
 
-def share(text: str) -> float:
+def positive_fraction(text: str) -> float:
     """A number in (0, 1]."""
     return _number(text, float, lambda v: 0 < v <= 1, "a number in (0, 1]")
 
 
-def shares(text: str) -> tuple[float, ...]:
+def fractions(text: str) -> tuple[float, ...]:
     """Rising numbers in (0, 1), with commas between them."""
-    numbers = tuple(share(part) for part in text.split(","))
+    numbers = tuple(positive_fraction(part) for part in text.split(","))
     if numbers[-1] == 1 or list(numbers) != sorted(set(numbers)):
         raise argparse.ArgumentTypeError(f"expected rising numbers in (0, 1), got {text!r}")
     return numbers

@@ -29,7 +29,7 @@ class EpochPlan:
         shift_y, shift_x: where the crop starts in the padded image, in pixels, 0..2*crop.
         flip: whether it is mirrored left to right.
         angle: rotation in degrees, counter-clockwise.
-        cutout_y, cutout_x: centre of the blanked square, as a share of the image, 0..1.
+        cutout_y, cutout_x: centre of the blanked square, as a fraction of the image, 0..1.
     """
 
     order: torch.Tensor

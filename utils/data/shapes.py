@@ -136,7 +136,7 @@ def shapes10(split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _coverage(labels: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    """The share of each pixel that its picture's form covers, ``(N, H, W)`` in [0, 1]."""
+    """The fraction of each pixel that its picture's form covers, ``(N, H, W)`` in [0, 1]."""
     n = len(labels)
     area = _uniform(random, *AREA, (n, 1, 1))
     centre_x, centre_y = _uniform(random, -SHIFT, SHIFT, (2, n, 1, 1))

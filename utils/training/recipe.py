@@ -124,7 +124,7 @@ def from_saved(saved: dict) -> Recipe:
 
 
 def lr_factor(recipe: Recipe, epoch: float) -> float:
-    """The learning rate at a moment of the run, as a share of the recipe's.
+    """The learning rate at a moment of the run, as a fraction of the recipe's.
 
     Rises linearly from 0 to 1 over ``warm`` epochs; after that ``multistep`` multiplies by
     ``gamma`` at every milestone, ``onecycle`` falls linearly to 0 and ``cosine`` along half a
@@ -132,7 +132,7 @@ def lr_factor(recipe: Recipe, epoch: float) -> float:
 
     Args:
         recipe: the recipe.
-        epoch: epochs done before the step, with the share of the current one; 0 at the start.
+        epoch: epochs done before the step, with the fraction of the current one; 0 at the start.
 
     Example:
         >>> lr_factor(PRESETS["published"], 60.0), lr_factor(PRESETS["published"], 0.5)
@@ -142,7 +142,9 @@ def lr_factor(recipe: Recipe, epoch: float) -> float:
         return epoch / recipe.warm
     if recipe.schedule == "multistep":
         # at whole epochs, as published; the slack undoes the rounding of 81 / 164 * 164
-        passed = sum(int(epoch) + 1e-6 >= share * recipe.epochs for share in recipe.milestones)
+        passed = sum(
+            int(epoch) + 1e-6 >= fraction * recipe.epochs for fraction in recipe.milestones
+        )
         return recipe.gamma**passed
     left = max(0.0, recipe.epochs - epoch) / max(recipe.epochs - recipe.warm, 1e-12)
     return left if recipe.schedule == "onecycle" else (1 - math.cos(math.pi * left)) / 2

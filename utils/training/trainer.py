@@ -70,8 +70,8 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Share:
-    """This process's share of a step's batch: the plan of its images, and how many the batch has.
+class Shard:
+    """This process's shard of a step's batch: the plan of its images, and how many the batch has.
 
     ``weight`` is 0 for an image that stands in where a batch has too few for every process.
     """
@@ -167,18 +167,18 @@ class Trainer:
         """
         p, steps = self.progress, self.steps_per_epoch
         plan = plan_epoch(len(self.labels), self.recipe, self.seed, p.epoch)
-        shares = [self._share(plan, step) for step in range(p.step, steps)]
-        batches = self.data.batches(share.plan.order for share in shares)
+        shards = [self._shard(plan, step) for step in range(p.step, steps)]
+        batches = self.data.batches(shard.plan.order for shard in shards)
         self.net.train()
         started = time.perf_counter() - p.seconds
         so_far = [p.loss_sum, p.correct] if distributed.is_main_process() else [0.0, 0.0]
         sums = torch.tensor(so_far, dtype=torch.float64, device=self.device)
         with self._shown() as shown:
-            for share, images in zip(shares, batches, strict=True):
-                sums += self._step(share, images)
+            for shard, images in zip(shards, batches, strict=True):
+                sums += self._step(shard, images)
                 p.step += 1
-                p.images += share.batch
-                shown.update(share.batch)
+                p.images += shard.batch
+                shown.update(shard.batch)
                 within = p.step < steps
                 received = stop.received()
                 due = self.save_every and p.step % self.save_every == 0
@@ -201,15 +201,15 @@ class Trainer:
         self.progress = Progress(epoch=p.epoch + 1)
         return metrics
 
-    def _share(self, plan: EpochPlan, step: int) -> Share:
+    def _shard(self, plan: EpochPlan, step: int) -> Shard:
         """Divide the batch of a step evenly among the processes."""
         first = step * self.recipe.batch_size
         batch = min(self.recipe.batch_size, len(self.labels) - first)
         rank, size = distributed.rank(), distributed.world_size()
         begin, end = first + batch * rank // size, first + batch * (rank + 1) // size
         if begin == end:
-            return Share(plan.part(slice(first, first + 1)), batch, weight=0.0)
-        return Share(plan.part(slice(begin, end)), batch, weight=1.0)
+            return Shard(plan.part(slice(first, first + 1)), batch, weight=0.0)
+        return Shard(plan.part(slice(begin, end)), batch, weight=1.0)
 
     def _shown(self) -> ProgressBar:
         p, epochs = self.progress, self.recipe.epochs
@@ -221,9 +221,9 @@ class Trainer:
             quiet=not distributed.is_main_process(),
         )
 
-    def _step(self, share: Share, images: torch.Tensor) -> torch.Tensor:
-        """Make one step; returns the sums of loss and of correct answers over the share, (2,)."""
-        p, plan = self.progress, share.plan
+    def _step(self, shard: Shard, images: torch.Tensor) -> torch.Tensor:
+        """Make one step; returns the sums of loss and of correct answers over the shard, (2,)."""
+        p, plan = self.progress, shard.plan
         torch.manual_seed(derive_seed("dropout", self.seed, p.epoch, p.step, distributed.rank()))
         self.learning_rate = self.optimizer.set_lr(
             lr_factor(self.recipe, p.epoch + p.step / self.steps_per_epoch)
@@ -234,18 +234,18 @@ class Trainer:
             inputs = shrink(inputs, side)
         with autocast(self.device, self.amp), self._depth():
             logits = self.forward(inputs).float()
-        loss_sum = share.weight * F.cross_entropy(
+        loss_sum = shard.weight * F.cross_entropy(
             logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum"
         )
         self.optimizer.zero_grad()
         # the processes' gradients are averaged: their number makes that the sum over the batch
-        (loss_sum * (distributed.world_size() / share.batch)).backward()
+        (loss_sum * (distributed.world_size() / shard.batch)).backward()
         if self.recipe.clip:
             nn.utils.clip_grad_norm_(self.optimizer.parameters, self.recipe.clip)
         self.optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.net)
-        correct = share.weight * (logits.detach().argmax(1) == labels).sum()
+        correct = shard.weight * (logits.detach().argmax(1) == labels).sum()
         return torch.stack([loss_sum.detach().double(), correct.double()])
 
     def _depth(self) -> AbstractContextManager:
@@ -273,7 +273,7 @@ class Trainer:
     def count_correct(self, data: ImageSet | ImageFiles) -> int:
         """How many of ``data`` the network to evaluate classifies correctly.
 
-        Each process looks at its share of the images, every image once.
+        Each process looks at its shard of the images, every image once.
         """
         distributed.broadcast_buffers(self.best_net)
         mine = data.subset(torch.arange(len(data))[distributed.rank() :: distributed.world_size()])
