@@ -90,14 +90,14 @@ def parse_args():
         "-select",
         choices=SELECTIONS,
         default="last",
-        help="which epoch is reported: the last, the best on held-out training images "
-        "(validation), or the best on the test images (test: the published habit)",
+        help="which epoch is reported: the last, the best on a validation split of the training "
+        "images, or the best on the test images (test: the published habit)",
     )
     results.add_argument(
         "-val_fraction",
         type=cli.fraction,
         default=None,
-        help="share of the training images held out under -select validation (default: 0.1)",
+        help="fraction of the training images in the validation split (default: 0.1)",
     )
     results.add_argument(
         "-deterministic",

@@ -244,31 +244,33 @@ def _from_torchvision(name: str, split: str, root: Path, download: bool) -> Imag
     return ImageSet(images, torch.tensor(files.targets), tuple(files.classes))
 
 
-def hold_out(
+def split_train_validation(
     data: ImageSet | ImageFiles, fraction: float, seed: int
 ) -> tuple[ImageSet | ImageFiles, ImageSet | ImageFiles]:
-    """Split a training set into training and validation images, each class in the same proportion.
+    """Split a training set into a training and a validation part, stratified by class.
 
     Args:
         data: the training set, ``N`` images.
-        fraction: share of each class that is held out, in (0, 1); at least one image per class.
-        seed: decides which ones.
+        fraction: of each class, for validation, in (0, 1); at least one image per class.
+        seed: of the split.
 
     Returns:
-        The remaining training set and the validation set.
+        The training split and the validation split.
 
     Raises:
         UserError: naming a class with a single image.
     """
     shuffle = generator("hold out", seed)
-    held = torch.zeros(len(data), dtype=torch.bool)
+    chosen = torch.zeros(len(data), dtype=torch.bool)
     for label in range(len(data.classes)):
         members = (data.labels == label).nonzero().flatten()
         if len(members) < 2:
             raise UserError(
                 f"class {data.classes[label]!r} has {len(members)} image; "
-                "at least 2 are needed to hold one out for validation"
+                "at least 2 are needed for a validation split"
             )
         taken = torch.randperm(len(members), generator=shuffle)
-        held[members[taken[: min(len(members) - 1, max(1, round(fraction * len(members))))]]] = True
-    return data.subset(~held), data.subset(held)
+        chosen[members[taken[: min(len(members) - 1, max(1, round(fraction * len(members))))]]] = (
+            True
+        )
+    return data.subset(~chosen), data.subset(chosen)

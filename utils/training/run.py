@@ -13,7 +13,13 @@ import models
 from models.stochastic_depth import residual_blocks
 from operators import ImageScrambler, Key, PerImageScrambler
 from utils.data.augment import Preprocess
-from utils.data.datasets import DatasetSpec, ImageSet, hold_out, load_split, load_train
+from utils.data.datasets import (
+    DatasetSpec,
+    ImageSet,
+    load_split,
+    load_train,
+    split_train_validation,
+)
 from utils.data.stream import ImageFiles
 from utils.inference import network
 from utils.inference.network import per_image_scrambling
@@ -38,16 +44,16 @@ class RunOptions:
     """What a run trains, on what, and where its files go.
 
     Attributes:
-        net: a name of the registry of network.
+        net: a name in the registry of networks.
         dataset: one of ``data.NAMES``.
         data_dir: where the data set is; None for the default.
         permute: scramble the images.
         train_seed: seed of initial weights, order, augmentation and dropout.
         weights: start from these weights, or None.
         resume: a checkpoint to continue from, or None.
-        select: ``last``: no selection; ``validation``: ``best.pt`` is the best epoch on held-out
-            training images; ``test``: on the test images, as was published.
-        val_fraction: share of the training images that is held out under ``validation``.
+        select: ``last``: no selection; ``validation``: ``best.pt`` is the best epoch on the
+            validation split; ``test``: on the test images, as was published.
+        val_fraction: fraction of the training images in the validation split.
         save: write checkpoints and the record; needed to select. A resumed run always does.
         checkpoint_dir, log_dir: the roots of the files of all runs.
         backend: how the layers of a keyed network compute.
@@ -88,7 +94,7 @@ def train(
     Args:
         options: what and where.
         recipe: how.
-        scrambler: the key; needed with ``permute`` and by keyed network.
+        scrambler: the key; needed with ``permute`` and by keyed networks.
         device: on which device.
         per_image: with ``permute``, what scrambles each image under a key of its own, derived from
             that of ``scrambler``; None for the same key for all.
@@ -254,7 +260,7 @@ def _load(options: RunOptions):
     test = load_split(options.dataset, "test", options.data_dir, spec, options.workers)
     validation = test if options.select == "test" else None
     if options.select == "validation":
-        data, validation = hold_out(data, options.val_fraction, options.train_seed)
+        data, validation = split_train_validation(data, options.val_fraction, options.train_seed)
     return data, validation, test, spec
 
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from utils.data import datasets
-from utils.data.datasets import DATASETS, ImageSet, hold_out, load_split
+from utils.data.datasets import DATASETS, ImageSet, load_split, split_train_validation
 from utils.runtime.errors import UserError
 
 
@@ -85,19 +85,19 @@ def test_what_is_wrong_with_a_folder_is_named(root, tmp_path):
         load_split("cifar10", "test", root)
 
 
-def test_hold_out_takes_the_same_share_of_every_class():
+def test_a_split_takes_the_same_fraction_of_every_class():
     labels = torch.tensor([0] * 40 + [1] * 20 + [2] * 3)
     whole = ImageSet(torch.arange(63, dtype=torch.uint8).view(63, 1, 1, 1), labels, ("a", "b", "c"))
-    train, held = hold_out(whole, 0.1, seed=0)
+    train, held = split_train_validation(whole, 0.1, seed=0)
     assert held.labels.bincount().tolist() == [4, 2, 1]
     assert sorted([*train.images.flatten().tolist(), *held.images.flatten().tolist()]) == list(
         range(63)
     )
-    assert torch.equal(hold_out(whole, 0.1, seed=0)[1].images, held.images)
-    assert not torch.equal(hold_out(whole, 0.1, seed=1)[1].images, held.images)
+    assert torch.equal(split_train_validation(whole, 0.1, seed=0)[1].images, held.images)
+    assert not torch.equal(split_train_validation(whole, 0.1, seed=1)[1].images, held.images)
 
 
-def test_a_class_too_small_to_share_is_named():
+def test_a_class_too_small_to_split_is_named():
     lonely = ImageSet(torch.zeros(3, 3, 1, 1), torch.tensor([0, 0, 1]), ("a", "b"))
     with pytest.raises(UserError, match="class 'b' has 1 image"):
-        hold_out(lonely, 0.1, seed=0)
+        split_train_validation(lonely, 0.1, seed=0)

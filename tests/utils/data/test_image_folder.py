@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.utils.tiny import CLASSES, make_images
 from utils.data import datasets, stream
-from utils.data.datasets import ImageSet, hold_out, load_split, load_train
+from utils.data.datasets import ImageSet, load_split, load_train, split_train_validation
 from utils.data.stream import ImageFiles
 from utils.runtime.errors import UserError
 
@@ -27,7 +27,9 @@ def test_streamed_as_in_memory(root):
     for ours, theirs in zip(memory.batches(parts), stream.batches(parts), strict=True):
         assert ours.dtype == torch.uint8 and ours.shape[1:] == (3, 6, 8)
         assert torch.equal(ours, theirs)
-    for ours, theirs in zip(hold_out(memory, 0.3, 1), hold_out(stream, 0.3, 1), strict=True):
+    for ours, theirs in zip(
+        split_train_validation(memory, 0.3, 1), split_train_validation(stream, 0.3, 1), strict=True
+    ):
         everything = [torch.arange(len(ours))]
         assert torch.equal(next(ours.batches(everything)), next(theirs.batches(everything)))
         assert torch.equal(ours.labels, theirs.labels)
