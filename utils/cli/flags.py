@@ -54,8 +54,8 @@ RECIPE_FLAGS = {
     "init": (
         "-init",
         INITS,
-        "initial weights of a fresh network; whiten: the first convolution decorrelates the "
-        "images' pixels, the others are identities",
+        "initialisation of a fresh network; whiten: the first convolution whitens patches of the "
+        "images, the others are identities",
     ),
     "crop": ("-crop", cli.padding, "zero padding in pixels before the random crop"),
     "flip": (

@@ -1,4 +1,4 @@
-"""Initial weights from the training images: a network that starts so needs far fewer epochs.
+"""Whitening initialisation: with weights from the training images, far fewer epochs are needed.
 
 The first convolution starts as a whitening of the images' patches, every other one as an identity
 as far as its channels go, so that the whole network starts as a stack of rectified, pooled,
@@ -16,7 +16,7 @@ EPSILON = 5e-4  # added to variances: patches hold directions of almost none
 
 
 @torch.no_grad()
-def whiten_start(net: nn.Module, inputs: Tensor) -> None:
+def whitening_init(net: nn.Module, inputs: Tensor) -> None:
     """Set the convolution weights of a network, in place, from a sample of its inputs.
 
     The first convolution gets the eigenvectors of the covariance of the patches it sees, those of

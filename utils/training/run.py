@@ -31,7 +31,7 @@ from utils.runtime.device import amp_is_on
 from utils.runtime.errors import UserError
 from utils.runtime.stop import StopSignal, leave
 from utils.runtime.streams import derive_seed
-from utils.training.init import whiten_start
+from utils.training.init import whitening_init
 from utils.training.recipe import Recipe, from_saved
 from utils.training.trainer import Trainer
 
@@ -149,7 +149,7 @@ def train(
     if recipe.init == "whiten" and resumed is None and options.weights is None:
         # a keyed layer computes on what its key restores
         seen = None if models.is_keyed(options.net) else scramble
-        _whiten(net, data, spec, seen, device)
+        _init_by_whitening(net, data, spec, seen, device)
     trainer = Trainer(net, recipe, data, preprocess, device, options.train_seed, options.save_every)
     if resumed is not None:
         trainer.load_state(resumed)
@@ -302,18 +302,18 @@ def _check_recipe(options: RunOptions, recipe: Recipe, net: nn.Module, spec: Dat
             network.check_size(net, options.net, (side, side))
 
 
-def _whiten(
+def _init_by_whitening(
     net: nn.Module,
     data: ImageSet | ImageFiles,
     spec: DatasetSpec,
     scramble: Callable[[torch.Tensor], torch.Tensor] | None,
     device: torch.device,
 ) -> None:
-    """Start a network from statistics of images from all over the training set."""
+    """Whitening initialisation, by a sample of images from all over the training set."""
     count = max(1, INIT_PIXELS // (spec.image_size[0] * spec.image_size[1]))
     sample = torch.linspace(0, len(data) - 1, min(len(data), count)).long()
     (images,) = data.batches([sample])
-    whiten_start(net, Preprocess(spec.mean, spec.std, scramble).to(device)(images.to(device)))
+    whitening_init(net, Preprocess(spec.mean, spec.std, scramble).to(device)(images.to(device)))
 
 
 def _examples(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.training.init import whiten_start
+from utils.training.init import whitening_init
 
 
 def images():
@@ -28,7 +28,7 @@ def network(filters=24):
 
 def test_responses_to_patches_are_uncorrelated_and_come_with_their_negatives():
     net, x = network(), images()
-    whiten_start(net, x)
+    whitening_init(net, x)
     stem = net[0]
     responses = nn.functional.conv2d(x, stem.weight).transpose(0, 1).flatten(1)
     assert torch.allclose(responses[12:], -responses[:12], atol=1e-5)
@@ -42,14 +42,14 @@ def test_responses_to_patches_are_uncorrelated_and_come_with_their_negatives():
 def test_few_filters_take_the_directions_of_most_variance():
     many, few = network(24), network(8)
     for net in (many, few):
-        whiten_start(net, images())
+        whitening_init(net, images())
     assert torch.equal(few[0].weight[:4], many[0].weight[:4])
     assert torch.equal(few[0].weight[4:], -many[0].weight[:4])
 
 
 def test_other_convolutions_hand_on_what_they_get():
     net, x = network(), torch.randn(2, 24, 4, 5)
-    whiten_start(net, images())
+    whitening_init(net, images())
     net[2].bias.data.zero_()
     assert torch.equal(net[2](x)[:, :24], x)
 
@@ -57,7 +57,7 @@ def test_other_convolutions_hand_on_what_they_get():
 def test_all_else_keeps_its_values():
     net = network()
     before = copy.deepcopy(net.state_dict())
-    whiten_start(net, images())
+    whitening_init(net, images())
     after = net.state_dict()
     assert torch.equal(after["2.weight"][24:], before["2.weight"][24:])
     changed = {name for name in after if not torch.equal(after[name], before[name])}
@@ -66,4 +66,4 @@ def test_all_else_keeps_its_values():
 
 def test_another_number_of_channels_is_refused():
     with pytest.raises(ValueError, match=r"3 channels in 1 groups, the images have 1 channels"):
-        whiten_start(network(), images()[:, :1])
+        whitening_init(network(), images()[:, :1])
