@@ -137,6 +137,12 @@ BAD_VALUES = [
     ("train_cifar10.py", ("-resume", ""), "''", "latest"),
     ("train_cifar10.py", ("-nesterov", "-momentum", "0"), "-nesterov", "above 0"),
     ("train_cifar10.py", ("-preset", "fast", "-schedule", "multistep"), "multistep", "0.3,0.6"),
+    (
+        "train_cifar10.py",
+        ("-schedule", "onecycle", "-warm", "300"),
+        "linear schedule",
+        "200 epochs",
+    ),
     ("train_cifar10.py", ("-preset", "preresnet", "-muon_lr", "0.1"), "-muon_lr", "muon"),
     ("train_cifar10.py", ("-preset", "fast", "-gamma", "0.1"), "-gamma", "multistep"),
     ("table1.py", ("-milestones", "0.5", "-out_dir", "x"), "-milestones", "multistep"),

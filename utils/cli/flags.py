@@ -16,7 +16,15 @@ from utils.data.datasets import FOLDER, NAMES
 from utils.io import checkpoint
 from utils.runtime.device import AMP
 from utils.runtime.errors import UserError
-from utils.training.recipe import FLIPS, INITS, OPTIMIZERS, PRESETS, SCHEDULES, Recipe
+from utils.training.recipe import (
+    FLIPS,
+    INITS,
+    OLD_SCHEDULES,
+    OPTIMIZERS,
+    PRESETS,
+    SCHEDULES,
+    Recipe,
+)
 
 AMP_HELP = "bfloat16 autocast; auto: where a short trial finds bfloat16 faster than float32"
 RECIPE_FLAGS = {
@@ -99,6 +107,8 @@ def add_recipe(parser: Parser, preset: str) -> None:
     for name, (flag, kind, text) in RECIPE_FLAGS.items():
         values = ", ".join(f"{p}: {_shown(getattr(r, name))}" for p, r in PRESETS.items())
         options = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
+        if kind is SCHEDULES:
+            options["type"] = lambda given: OLD_SCHEDULES.get(given, given)
         if kind is cli.switch:
             options |= {"nargs": "?", "const": True, "metavar": "on|off"}
         text = f"{text} (default, by preset: {values})"

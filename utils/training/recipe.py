@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass, fields, replace
 
 OPTIMIZERS = ("sgd", "muon")
-SCHEDULES = ("multistep", "onecycle", "cosine")
+SCHEDULES = ("multistep", "linear", "cosine")
+OLD_SCHEDULES = {"onecycle": "linear"}  # spellings of older commands and checkpoints
 FLIPS = ("off", "random", "alternate")
 INITS = ("default", "whiten")
 
@@ -63,7 +64,7 @@ _FAST = Recipe(
     warm=2,
     optimizer="muon",
     nesterov=True,
-    schedule="onecycle",
+    schedule="linear",
     label_smoothing=0.1,
     init="whiten",
     flip="alternate",
@@ -120,6 +121,7 @@ def from_saved(saved: dict) -> Recipe:
     known = {f.name: saved[f.name] for f in fields(Recipe) if f.name in saved}
     if isinstance(known["amp"], bool):  # before there was "auto"
         known["amp"] = "on" if known["amp"] else "off"
+    known["schedule"] = OLD_SCHEDULES.get(known["schedule"], known["schedule"])
     return Recipe(**known)
 
 
@@ -127,7 +129,7 @@ def lr_factor(recipe: Recipe, epoch: float) -> float:
     """The learning rate at a moment of the run, as a fraction of the recipe's.
 
     Rises linearly from 0 to 1 over ``warm`` epochs; after that ``multistep`` multiplies by
-    ``gamma`` at every milestone, ``onecycle`` falls linearly to 0 and ``cosine`` along half a
+    ``gamma`` at every milestone, ``linear`` falls linearly to 0 and ``cosine`` along half a
     cosine.
 
     Args:
@@ -147,7 +149,7 @@ def lr_factor(recipe: Recipe, epoch: float) -> float:
         )
         return recipe.gamma**passed
     left = max(0.0, recipe.epochs - epoch) / max(recipe.epochs - recipe.warm, 1e-12)
-    return left if recipe.schedule == "onecycle" else (1 - math.cos(math.pi * left)) / 2
+    return left if recipe.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
 def side_of_epoch(recipe: Recipe, epoch: int) -> int | None:

@@ -40,8 +40,8 @@ def test_warm_up_is_linear():
     assert lr_factor(replace(PUBLISHED, warm=0), 0.0) == 1
 
 
-@pytest.mark.parametrize(("schedule", "half"), [("onecycle", 0.5), ("cosine", pytest.approx(0.5))])
-def test_one_cycle_and_cosine_end_at_zero(schedule, half):
+@pytest.mark.parametrize(("schedule", "half"), [("linear", 0.5), ("cosine", pytest.approx(0.5))])
+def test_linear_and_cosine_end_at_zero(schedule, half):
     recipe = replace(PUBLISHED, schedule=schedule, epochs=10, warm=2)
     assert lr_factor(recipe, 2) == 1
     assert lr_factor(recipe, 6) == half
@@ -57,6 +57,7 @@ def test_a_saved_recipe_comes_back(preset):
     del older["init"]  # a field of later versions
     assert from_saved(older) == replace(preset, amp="on", init="default")
     assert from_saved(older | {"amp": False}).amp == "off"
+    assert from_saved(older | {"schedule": "onecycle"}).schedule == "linear"
 
 
 @pytest.mark.parametrize(
