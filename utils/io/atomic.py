@@ -1,5 +1,6 @@
 """Write files atomically: a reader sees the old file or the new one, never half of one."""
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -20,24 +21,47 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], mode: int = 
             takes its part away.
 
     Raises:
-        OSError: if the file cannot be written, and whatever ``write`` raises; ``path`` is then as
-            it was, and nothing is left beside it.
+        OSError: if the file cannot be written, naming ``path``, also where ``write`` makes another
+            error of it; and whatever else ``write`` raises. ``path`` is then as it was, and nothing
+            is left beside it.
     """
     prefix = f"{path.name}."
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=prefix, suffix=STRAY, delete=False
     ) as file:
-        temporary = Path(file.name)
+        temporary, remembering = Path(file.name), _Remembering(file)
         try:
             os.fchmod(file.fileno(), mode & ~_umask())
-            write(file)
+            write(remembering)
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(path)
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            cause = remembering.error or error
+            if isinstance(cause, OSError) and cause.errno is not None:
+                with contextlib.suppress(OSError):  # what is left in the buffer cannot go anywhere
+                    file.close()
+                raise OSError(cause.errno, cause.strerror, str(path)) from error
             raise
     sync_folder(path.parent)
+
+
+class _Remembering:
+    """A file that keeps the error of a write: ``torch.save`` makes one about positions of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.error = file, None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -91,8 +91,8 @@ def save(path: Path, state: dict) -> None:
     state["sha256"] = digest(state)
     try:
         write_atomically(path, lambda file: torch.save(state, file))
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise UserError(f"{path}: cannot be written ({error})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def save_last(folder: Path, state: dict) -> None:
