@@ -1,7 +1,8 @@
 """Attack: recover the key from scrambled images alone, none of them known.
 
-Correlation of pixels lays the plane out again (see ``layout.py``). ``public`` rows give the
-attacker the correlations of the training set's plain images, ordinary rows nothing at all.
+Correlation of pixels tells where they belong (see ``experiments/lib/recovery.py``). Rows named
+``public images`` give the attacker the correlations of the training set's plain images, the others
+nothing at all.
 Placement is scored under the symmetry of the grid that suits it best; with public pictures the
 attack finds the symmetry itself.
 
@@ -16,8 +17,14 @@ import numpy as np
 import torch
 
 from experiments.lib import schemes
-from experiments.lib.layout import colour_planes, correlations, orient, recover_layout, symmetries
-from experiments.lib.report import lay_out, placement, psnr, ssim, write
+from experiments.lib.recovery import (
+    colour_planes,
+    correlations,
+    orient,
+    recover_permutation,
+    symmetries,
+)
+from experiments.lib.report import placement, psnr, ssim, unscramble, write
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS, ImageSet
@@ -53,22 +60,22 @@ def similarities(images: torch.Tensor) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def attack(scrambled: torch.Tensor) -> np.ndarray:
-    """Layout ``(P,)`` of the plane from scrambled images ``(N, 3, H, W)`` alone."""
-    return recover_layout(*similarities(scrambled), tuple(scrambled.shape[2:]))
+    """Permutation ``(P,)`` of the plane from scrambled images ``(N, 3, H, W)`` alone."""
+    return recover_permutation(*similarities(scrambled), tuple(scrambled.shape[2:]))
 
 
 def attack_with_public(
-    scrambled: torch.Tensor, layout: np.ndarray, reference: np.ndarray
+    scrambled: torch.Tensor, permutation: np.ndarray, reference: np.ndarray
 ) -> np.ndarray:
     """What ``attack`` found, improved by the correlations ``(P, P)`` of public pictures."""
-    return orient(similarities(scrambled)[0], layout, tuple(scrambled.shape[2:]), reference)
+    return orient(similarities(scrambled)[0], permutation, tuple(scrambled.shape[2:]), reference)
 
 
 def best_symmetry(
-    layout: np.ndarray, positions: np.ndarray, size: tuple[int, int]
+    permutation: np.ndarray, positions: np.ndarray, size: tuple[int, int]
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Score a layout under the symmetry that suits it best; the score and the turned layout."""
-    scored = [(placement(t, positions, size[1]), t) for t in symmetries(layout, size)]
+    """Score a permutation under the symmetry that suits it best; the score and the turned one."""
+    scored = [(placement(t, positions, size[1]), t) for t in symmetries(permutation, size)]
     return max(scored, key=lambda pair: tuple(pair[0].values()))
 
 
@@ -88,17 +95,17 @@ def main() -> None:
         positions = scheme.positions(len(images)).numpy()
         for count in args.images:
             started = time.perf_counter()
-            layout = attack(scrambled[:count])
+            permutation = attack(scrambled[:count])
             alone = time.perf_counter() - started
-            upright = attack_with_public(scrambled[:count], layout, reference)
+            upright = attack_with_public(scrambled[:count], permutation, reference)
             seconds = {"nothing": alone, "public images": time.perf_counter() - started}
-            score, layout = best_symmetry(layout, positions[:count], size)
+            score, permutation = best_symmetry(permutation, positions[:count], size)
             found = {
-                "nothing": (score, layout),
+                "nothing": (score, permutation),
                 "public images": (placement(upright, positions[:count], size[1]), upright),
             }
-            for knows, (score, layout) in found.items():
-                recovered = lay_out(scrambled, torch.from_numpy(layout))
+            for knows, (score, permutation) in found.items():
+                recovered = unscramble(scrambled, torch.from_numpy(permutation))
                 row = {"scheme": name, "images": count, "attacker knows": knows} | score
                 row |= _quality(images, recovered, labels, classify)
                 rows.append(row | {"seconds": seconds[knows]})

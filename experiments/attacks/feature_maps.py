@@ -1,4 +1,4 @@
-"""Attack: the ciphertext-only layout, on what the server's memory holds after the first layer.
+"""Attack: the ciphertext-only attack, on what the server's memory holds after the first layer.
 
 A keyed layer's map is scrambled under that layer's key. Some of its 64 channels are edges, which
 tell little of who is whose neighbour; some are as smooth as the picture, and those the attack finds
@@ -25,8 +25,8 @@ from ciphertext_only import best_symmetry
 from torch import nn
 
 from experiments.lib import schemes
-from experiments.lib.layout import candidates, correlations, misfit, standardise
-from experiments.lib.report import lay_out, placement, write
+from experiments.lib.recovery import candidates, correlations, misfit, standardise
+from experiments.lib.report import placement, unscramble, write
 from models import key_network
 from models.fold import fold_keys
 from models.per_image import PerImageNetwork
@@ -36,7 +36,7 @@ from utils.cli import flags
 from utils.data.datasets import DATASETS
 from utils.inference.network import deploy
 
-SMOOTH_MAPS = (2, 3, 4, 6)  # how many are laid out together
+SMOOTH_MAPS = (2, 3, 4, 6)  # how many are placed together
 PATTERNS = 0.02  # share of all patterns that count as the few strongest
 
 
@@ -54,10 +54,11 @@ def parse_args():
 
 
 def attack(maps: torch.Tensor) -> np.ndarray:
-    """Layout ``(P,)`` from the scrambled maps ``(N, C, H, W)`` of one layer.
+    """Permutation ``(P,)`` from the scrambled maps ``(N, C, H, W)`` of one layer.
 
-    Lays out the smoothest maps together, as many as ``SMOOTH_MAPS`` says in turn, and takes the
-    layout under which the similarity of all maps comes nearest to depending on displacement alone.
+    Places the smoothest maps together, as many as ``SMOOTH_MAPS`` says in turn, and takes the
+    permutation under which the similarity of all maps comes nearest to depending on displacement
+    alone.
     """
     size = tuple(maps.shape[2:])
     planes = [standardise(plane) for plane in maps.flatten(2).transpose(0, 1).numpy()]
@@ -67,7 +68,7 @@ def attack(maps: torch.Tensor) -> np.ndarray:
     for count in SMOOTH_MAPS:
         smooth, _ = correlations([planes[i] for i in smoothest[:count]])
         found += candidates(smooth, size)
-    return min(found, key=lambda layout: misfit(every, layout, size))
+    return min(found, key=lambda permutation: misfit(every, permutation, size))
 
 
 def smoothness(correlation: np.ndarray) -> float:
@@ -167,7 +168,7 @@ def main() -> None:
             print(rows[-1], flush=True)
         seen = picture(view.maps)
         shown[f"first map, {view.scheme}"] = seen
-        shown[f"laid out, {view.scheme}"] = lay_out(seen, torch.from_numpy(found))
+        shown[f"laid out, {view.scheme}"] = unscramble(seen, torch.from_numpy(found))
     write(
         args.out_dir,
         "feature_maps",

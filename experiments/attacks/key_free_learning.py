@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from experiments.lib import schemes
-from experiments.lib.report import lay_out, write
+from experiments.lib.report import unscramble, write
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS
 
 LEVELS = 8  # of each colour channel in the histogram
-LAYOUT_IMAGES = 2000
+CIPHERTEXT_IMAGES = 2000
 HIDDEN = 512
 
 
@@ -141,8 +141,8 @@ def main() -> None:
         parts = scrambled.split([len(train[0]), len(test[0])])
         for learner in learners:
             measure(name, learner, "scrambled", *parts)
-        layout = torch.from_numpy(ciphertext_only.attack(parts[0][:LAYOUT_IMAGES]))
-        laid_out = [lay_out(part, layout) for part in parts]
+        permutation = torch.from_numpy(ciphertext_only.attack(parts[0][:CIPHERTEXT_IMAGES]))
+        laid_out = [unscramble(part, permutation) for part in parts]
         measure(name, "convolutional", "laid out", *laid_out)
         shown |= {f"scrambled, {name}": parts[0], f"laid out, {name}": laid_out[0]}
     write(
@@ -151,7 +151,7 @@ def main() -> None:
         rows,
         f"Networks trained for {args.epochs} epochs on {len(train[0]):,} labelled scrambled images "
         f"without the key, tested on {len(test[0]):,}. Laid out: after the ciphertext-only attack "
-        f"on {min(LAYOUT_IMAGES, len(train[0])):,} of the training images.",
+        f"on {min(CIPHERTEXT_IMAGES, len(train[0])):,} of the training images.",
         shown,
     )
 

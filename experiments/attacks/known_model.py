@@ -1,15 +1,16 @@
 """Attack: find the permutation under which a known network recognises the scrambled images.
 
 The attacker has the plain weights, which the scheme does not hide, and scrambled images. The loss
-of a layout is low where the network is confident, its answers are varied, and the maps before every
-batch normalisation have the mean and variance that it remembers (Yin et al., CVPR 2020). It is all
-that the attacker can judge by: every method keeps, of the layouts it came by, that of least loss.
+of a permutation is low where the network's answers have low entropy each and high entropy together,
+and where the maps before every batch normalisation have the mean and variance that it remembers
+(Yin et al., CVPR 2020). It is all that the attacker can judge by: every method keeps, of the
+permutations it came by, that of least loss.
 
 ``gradient`` optimises a soft permutation (a matrix made doubly stochastic by Sinkhorn's iteration;
 Mena et al., ICLR 2018) that sharpens from step to step, and rounds it to a permutation on the way.
-``layout`` takes the symmetry of least loss of what the ciphertext-only attack lays out: no public
-pictures are needed. ``layout, gradient`` goes on from there by gradient. With per-image keys the
-gradient attacks each image alone; the layout still looks for one key of all, in vain.
+``ciphertext-only`` takes the symmetry of least loss of what that attack finds: no public pictures
+are needed. ``ciphertext-only, gradient`` goes on from there by gradient. With per-image keys the
+gradient attacks each image alone; the other still looks for one key of all, in vain.
 
     python3 known_model.py -data_dir DIR -weights PATH -images 64 -steps 100
 """
@@ -26,8 +27,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from experiments.lib import schemes
-from experiments.lib.layout import symmetries
-from experiments.lib.report import lay_out, placement, psnr, write
+from experiments.lib.recovery import symmetries
+from experiments.lib.report import placement, psnr, unscramble, write
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS
@@ -50,7 +51,7 @@ def parse_args():
         "-images", type=cli.positive_int, default=64, help="scrambled images for the gradient"
     )
     parser.add_argument(
-        "-layout_images",
+        "-ciphertext_images",
         type=cli.positive_int,
         default=2000,
         help="scrambled images for the ciphertext-only attack",
@@ -69,10 +70,10 @@ def soft_permutation(scores: torch.Tensor) -> torch.Tensor:
     return scores.exp()
 
 
-def near(layout: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
-    """Scores ``(P, P)`` of a soft permutation that is a layout blurred by ``SPREAD`` pixels."""
+def near(permutation: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """Scores ``(P, P)`` of a soft permutation: a hard one, blurred by ``SPREAD`` pixels."""
     y, x = (torch.from_numpy(c).float() for c in np.divmod(np.arange(size[0] * size[1]), size[1]))
-    squared = (y[layout][:, None] - y) ** 2 + (x[layout][:, None] - x) ** 2
+    squared = (y[permutation][:, None] - y) ** 2 + (x[permutation][:, None] - x) ** 2
     return -squared / (2 * SPREAD**2)
 
 
@@ -84,18 +85,18 @@ def attack(
     seed: int = 0,
     start: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Layout ``(P,)`` from a network in evaluation mode and its scrambled input ``(N, C, H, W)``.
+    """Permutation ``(P,)`` from a network and its scrambled input ``(N, C, H, W)``.
 
     Args:
-        net: takes natural images and returns logits.
+        net: in evaluation mode; takes natural images and returns logits.
         scrambled: preprocessed images under one key.
         steps: of Adam, each on at most ``BATCH`` of the images.
         lr: its rate.
         seed: of the random start, and of the images of each step.
-        start: a layout to begin at, or None.
+        start: a permutation to begin at, or None.
 
     Returns:
-        The layout of least ``loss`` on all images, among the start and those that the soft
+        The permutation of least ``loss`` on all images, among the start and those that the soft
         permutation was rounded to.
     """
     flat = scrambled.flatten(2)
@@ -105,7 +106,7 @@ def attack(
         scores += near(start, tuple(scrambled.shape[2:]))
     scores.requires_grad_()
     optimizer = torch.optim.Adam([scores], lr=lr)
-    layouts = [] if start is None else [start]
+    permutations = [] if start is None else [start]
     for step in range(1, steps + 1):
         chosen = torch.randperm(len(flat), generator=generator)[:BATCH]
         soft = soft_permutation(scores * (1 + (SHARPEST - 1) * step / steps))
@@ -114,8 +115,8 @@ def attack(
         optimizer.step()
         if step % ROUND_EVERY == 0 or step == steps:
             sharp = soft_permutation(SHARPEST * scores.detach())
-            layouts.append(linear_sum_assignment(-sharp.numpy())[1])
-    return least_loss(net, scrambled, layouts)
+            permutations.append(linear_sum_assignment(-sharp.numpy())[1])
+    return least_loss(net, scrambled, permutations)
 
 
 def loss(net: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -127,18 +128,18 @@ def loss(net: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         if isinstance(module, nn.BatchNorm2d)
     ]
     try:
-        return doubt(net(inputs)) + sum(mismatch)
+        return entropy_loss(net(inputs)) + sum(mismatch)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def doubt(logits: torch.Tensor) -> torch.Tensor:
+def entropy_loss(logits: torch.Tensor) -> torch.Tensor:
     """Mean entropy of the answers ``(N, classes)``, less the entropy of their mean."""
     log_p = logits.log_softmax(1)
     mean = log_p.exp().mean(0)
-    varied = -(mean * (mean + 1e-9).log()).sum() if len(logits) > 1 else 0
-    return -(log_p.exp() * log_p).sum(1).mean() - varied
+    entropy_of_mean = -(mean * (mean + 1e-9).log()).sum() if len(logits) > 1 else 0
+    return -(log_p.exp() * log_p).sum(1).mean() - entropy_of_mean
 
 
 def _batch_mismatch(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
@@ -147,15 +148,17 @@ def _batch_mismatch(norm: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:
     return ((mean - norm.running_mean).square() / scale + (variance / scale - 1).square()).mean()
 
 
-def loss_of(net: nn.Module, scrambled: torch.Tensor, layout: np.ndarray) -> float:
-    """The loss of preprocessed images ``(N, C, H, W)`` once they are laid out."""
+def loss_of(net: nn.Module, scrambled: torch.Tensor, permutation: np.ndarray) -> float:
+    """The loss of preprocessed images ``(N, C, H, W)`` once they are unscrambled."""
     with torch.inference_mode():
-        return float(loss(net, lay_out(scrambled, torch.from_numpy(layout))))
+        return float(loss(net, unscramble(scrambled, torch.from_numpy(permutation))))
 
 
-def least_loss(net: nn.Module, scrambled: torch.Tensor, layouts: list[np.ndarray]) -> np.ndarray:
-    """Of several layouts, the first that has the least loss."""
-    return min(layouts, key=lambda layout: loss_of(net, scrambled, layout))
+def least_loss(
+    net: nn.Module, scrambled: torch.Tensor, permutations: list[np.ndarray]
+) -> np.ndarray:
+    """Of several permutations, the first that has the least loss."""
+    return min(permutations, key=lambda permutation: loss_of(net, scrambled, permutation))
 
 
 def main() -> None:
@@ -164,7 +167,7 @@ def main() -> None:
     size = DATASETS[args.dataset].image_size
     deployed = deploy("vgg16", args.dataset, args.weights, None, None, torch.device("cpu"))
     net, preprocess = deployed.net.requires_grad_(False), deployed.preprocess
-    needed = max(args.layout_images, args.images, SCORED_IMAGES)
+    needed = max(args.ciphertext_images, args.images, SCORED_IMAGES)
     images, labels = schemes.shuffled_images(args, "test", needed)
     rows, shown = [], {"image": images}
     for name in args.scheme:
@@ -172,14 +175,14 @@ def main() -> None:
         scrambled, truth = scheme.scramble(images), scheme.positions(len(images)).numpy()
         count = 1 if name.startswith("per-image") else args.images
         seen = preprocess(scrambled[:count])
-        found = attacks(net, preprocess, scrambled, count, args.layout_images, args.steps)
-        for method, images_used, layout, seconds in found:
-            recovered = lay_out(scrambled[:SCORED_IMAGES], torch.from_numpy(layout))
+        found = attacks(net, preprocess, scrambled, count, args.ciphertext_images, args.steps)
+        for method, images_used, permutation, seconds in found:
+            recovered = unscramble(scrambled[:SCORED_IMAGES], torch.from_numpy(permutation))
             row = {"scheme": name, "method": method, "images": images_used}
-            row |= placement(layout, truth[:images_used], size[1])
+            row |= placement(permutation, truth[:images_used], size[1])
             scored = min(images_used, SCORED_IMAGES)
             row["PSNR"] = psnr(images[:scored], recovered[:scored])
-            row["loss"] = loss_of(net, seen, layout)
+            row["loss"] = loss_of(net, seen, permutation)
             row["accuracy"] = _accuracy(net, preprocess(recovered), labels)
             rows.append(row | {"seconds": seconds})
             print(rows[-1], flush=True)
@@ -189,10 +192,11 @@ def main() -> None:
         "known_model",
         rows,
         "Scrambled images and the plain weights. Shares of pixels placed right, no symmetry "
-        f"forgiven; accuracy of the plain network on {SCORED_IMAGES} images laid out so. "
-        f"The gradient took {args.steps} steps on the first {args.images} images; of its layouts "
-        "and its start it kept that of least loss, without knowing the truth. Under per-image keys "
-        "it attacks one image, and the accuracy asks whether what it found opens the others.",
+        f"forgiven; accuracy of the plain network on {SCORED_IMAGES} images unscrambled so. "
+        f"The gradient took {args.steps} steps on the first {args.images} images; of what it "
+        "found and its start it kept that of least loss, without knowing the truth. Under "
+        "per-image keys it attacks one image, and the accuracy asks whether what it found opens "
+        "the others.",
         shown,
     )
 
@@ -202,7 +206,7 @@ def attacks(
     preprocess: Callable[[torch.Tensor], torch.Tensor],
     scrambled: torch.Tensor,
     count: int,
-    layout_images: int,
+    ciphertext_images: int,
     steps: int,
 ) -> Iterator[tuple[str, int, np.ndarray, float]]:
     """Try every method.
@@ -212,25 +216,26 @@ def attacks(
         preprocess: uint8 images to its input.
         scrambled: uint8 ``(N, 3, H, W)``.
         count: images that the gradient sees.
-        layout_images: images for the ciphertext-only attack.
+        ciphertext_images: images for the ciphertext-only attack.
         steps: of the gradient.
 
     Yields:
-        The method, the images it used, the layout ``(P,)`` it found and the seconds it took.
+        The method, the images it used, the permutation ``(P,)`` it found and the seconds it took.
     """
     seen = preprocess(scrambled[:count])
     started = time.perf_counter()
     yield "gradient", count, attack(net, seen, steps), time.perf_counter() - started
     started = time.perf_counter()
-    layout = ciphertext_only.attack(scrambled[:layout_images])
-    turned = symmetries(layout, tuple(scrambled.shape[2:]))
-    layout = least_loss(net, preprocess(scrambled[: max(count, UPRIGHT_IMAGES)]), turned)
-    laid_out = time.perf_counter() - started
-    yield "layout", layout_images, layout, laid_out
-    started = time.perf_counter()  # whoever takes the layout scores it, which is no part of this
-    refined = attack(net, seen, steps, REFINING_LR, start=layout)
-    seconds = laid_out + time.perf_counter() - started
-    yield "layout, gradient", layout_images, refined, seconds
+    permutation = ciphertext_only.attack(scrambled[:ciphertext_images])
+    turned = symmetries(permutation, tuple(scrambled.shape[2:]))
+    permutation = least_loss(net, preprocess(scrambled[: max(count, UPRIGHT_IMAGES)]), turned)
+    first_seconds = time.perf_counter() - started
+    yield "ciphertext-only", ciphertext_images, permutation, first_seconds
+    # the time between two yields is that of whoever scores the first result
+    started = time.perf_counter()
+    refined = attack(net, seen, steps, REFINING_LR, start=permutation)
+    seconds = first_seconds + time.perf_counter() - started
+    yield "ciphertext-only, gradient", ciphertext_images, refined, seconds
 
 
 def _accuracy(net: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:

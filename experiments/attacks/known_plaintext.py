@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from experiments.lib import schemes
-from experiments.lib.report import lay_out, placement, psnr, write
+from experiments.lib.report import placement, psnr, unscramble, write
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS
@@ -90,7 +90,7 @@ def example(scheme: schemes.Scheme, images: torch.Tensor) -> tuple[torch.Tensor,
     """Know the first of images ``(1 + N, 3, H, W)``; the others scrambled, and what it opens."""
     scrambled = scheme.scramble(images)
     key, _ = attack(images[:1], scrambled[:1])
-    return scrambled[1:], lay_out(scrambled[1:], torch.from_numpy(key))
+    return scrambled[1:], unscramble(scrambled[1:], torch.from_numpy(key))
 
 
 def _average(scheme: schemes.Scheme, trials: list[torch.Tensor]) -> dict[str, float]:
@@ -100,7 +100,7 @@ def _average(scheme: schemes.Scheme, trials: list[torch.Tensor]) -> dict[str, fl
         scrambled, positions = scheme.scramble(images), scheme.positions(len(images)).numpy()
         key, certain = attack(images[:-1], scrambled[:-1])
         other = placement(key, positions[-1], images.shape[3])["exact"]
-        recovered = lay_out(scrambled[-1:], torch.from_numpy(key))
+        recovered = unscramble(scrambled[-1:], torch.from_numpy(key))
         right = placement(key, positions[0], images.shape[3])["exact"]
         sure = (certain & (key == positions[0])).mean()
         scores.append([sure, right, other, psnr(images[-1:], recovered)])

@@ -46,7 +46,7 @@ from utils.io.run_record import environment, public_command, write_json
 from utils.runtime.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MODES = ("inference", "training")
 FILES = {"json": "results", "markdown": "table", "png": "chart of the ratios"}
 BASES = {
@@ -109,7 +109,10 @@ def parse_args():
         "-dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="training: by autocast"
     )
     parser.add_argument(
-        "-memory_format", choices=LAYOUTS, default="channels_last", help="of images and weights"
+        "-memory_format",
+        choices=MEMORY_FORMATS,
+        default="channels_last",
+        help="of images and weights",
     )
     parser.add_argument("-no_deform", action="store_true", help="leave out the slow deform backend")
     benchmark_flags.add(parser, FILES)
@@ -172,7 +175,7 @@ def training_step(net: nn.Module, images: torch.Tensor, labels: torch.Tensor, dt
 
 def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> list[dict]:
     """Time all candidates of one configuration; one row each."""
-    dtype, layout = DTYPES[dtype_name], LAYOUTS[args.memory_format]
+    dtype, memory_format = DTYPES[dtype_name], MEMORY_FORMATS[args.memory_format]
     scrambler = ImageScrambler(side, seed=SEED)
     backends = ["gather"]
     if not args.no_deform:
@@ -183,12 +186,12 @@ def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> 
     if mode == "training" and batch == 1:
         check_batch_of_one(nets["plain"], (side, side))
     stored = dtype if mode == "inference" else torch.float32
-    images = torch.randn(batch, 3, side, side).to(device, stored, memory_format=layout)
+    images = torch.randn(batch, 3, side, side).to(device, stored, memory_format=memory_format)
     scrambled = scrambler(images)
     labels = torch.randint(10, (batch,), device=device)
     calls = {}
     for name, net in nets.items():
-        net = net.to(device, stored, memory_format=layout)
+        net = net.to(device, stored, memory_format=memory_format)
         x = images if name.startswith("plain") else scrambled
         if mode == "inference":
             calls[name] = lambda net=net, x=x: inference(net, x)

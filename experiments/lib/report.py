@@ -13,18 +13,18 @@ from utils.io.pictures import save_png
 from utils.io.run_record import environment, public_command, write_json
 
 
-def placement(layout: np.ndarray, positions: np.ndarray, width: int) -> dict[str, float]:
-    """How near a layout puts pixels to where they belong.
+def placement(permutation: np.ndarray, positions: np.ndarray, width: int) -> dict[str, float]:
+    """How near a permutation puts pixels to where they belong.
 
     Args:
-        layout: ``(P,)`` or ``(N, P)``, estimated natural position of each scrambled pixel.
+        permutation: ``(P,)`` or ``(N, P)``, estimated natural position of each scrambled pixel.
         positions: the same, true.
         width: of the plane, in pixels.
 
     Returns:
         Shares of pixels placed exactly, and within 1 and 2 pixels in both directions.
     """
-    y, x = np.divmod(layout, width)
+    y, x = np.divmod(permutation, width)
     true_y, true_x = np.divmod(positions, width)
     error = np.maximum(np.abs(y - true_y), np.abs(x - true_x))
     return {
@@ -34,10 +34,10 @@ def placement(layout: np.ndarray, positions: np.ndarray, width: int) -> dict[str
     }
 
 
-def lay_out(scrambled: torch.Tensor, layout: torch.Tensor) -> torch.Tensor:
-    """Put scrambled pixels where a layout says: ``(N, C, H, W)``, layout ``(P,)`` or ``(N, P)``."""
+def unscramble(scrambled: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
+    """Put pixels ``(N, C, H, W)`` where a permutation ``(P,)``, or one each ``(N, P)``, says."""
     flat = scrambled.flatten(2)
-    index = layout.expand(len(flat), -1)[:, None].expand_as(flat)
+    index = permutation.expand(len(flat), -1)[:, None].expand_as(flat)
     return torch.empty_like(flat).scatter_(-1, index, flat).reshape(scrambled.shape)
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.lib import layout, report, schemes, summary
+from experiments.lib import recovery, report, schemes, summary
 from utils.io.pictures import read_image
 
 SIZE = (12, 10)
@@ -127,8 +127,8 @@ def test_views_tell_where_everything_in_a_map_belongs(views):
     schemes = ["published", "256-bit fixed", "per-image", "per-image maps", "folded"]
     assert list(seen) == schemes
     for view in seen.values():
-        laid_out = report.lay_out(view.maps, torch.from_numpy(view.positions))
-        torch.testing.assert_close(laid_out, natural, rtol=1e-4, atol=1e-5)
+        natural_again = report.unscramble(view.maps, torch.from_numpy(view.positions))
+        torch.testing.assert_close(natural_again, natural, rtol=1e-4, atol=1e-5)
         as_it_lies = np.arange(16 * 14)
         in_order = report.placement(as_it_lies, view.positions, 14)["exact"]
         assert in_order == 1 if view.scheme == "folded" else in_order < 0.05
@@ -191,7 +191,7 @@ def test_the_histogram_does_not_see_positions():
 
 
 class Template(nn.Module):
-    """Recognises three patterns of values that all differ, and doubts everything else."""
+    """Recognises three patterns of values that all differ, and is unsure of everything else."""
 
     def __init__(self):
         super().__init__()
@@ -227,25 +227,25 @@ def test_known_model_finds_the_upright_symmetry():
     scheme = schemes.SCHEMES["256-bit fixed"](SIZE)
     key = scheme.positions(1)[0].numpy()
     scrambled = scheme.scramble(images).float()
-    for start in layout.symmetries(key, SIZE):
-        found = known_model.least_loss(net, scrambled, layout.symmetries(start, SIZE))
+    for start in recovery.symmetries(key, SIZE):
+        found = known_model.least_loss(net, scrambled, recovery.symmetries(start, SIZE))
         assert np.array_equal(found, key)
 
 
-def test_known_model_goes_on_from_the_layout(monkeypatch):
+def test_known_model_goes_on_from_the_ciphertext_only_one(monkeypatch):
     monkeypatch.setattr(known_model, "UPRIGHT_IMAGES", 8)
     images = clouds(600)
     scheme = schemes.SCHEMES["256-bit fixed"](SIZE)
     scrambled, key = scheme.scramble(images), scheme.positions(1)[0].numpy()
     net = sure_of(images[:8])
     tried = known_model.attacks(net, torch.Tensor.float, scrambled, 8, 600, steps=2)
-    found = {method: (used, layout) for method, used, layout, _ in tried}
+    found = {method: (used, permutation) for method, used, permutation, _ in tried}
     assert {m: used for m, (used, _) in found.items()} == {
         "gradient": 8,
-        "layout": 600,
-        "layout, gradient": 600,
+        "ciphertext-only": 600,
+        "ciphertext-only, gradient": 600,
     }
-    start, refined = found["layout"][1], found["layout, gradient"][1]
+    start, refined = found["ciphertext-only"][1], found["ciphertext-only, gradient"][1]
     assert report.placement(start, key, SIZE[1])["exact"] > 0.95  # no symmetry forgiven
     losses = [known_model.loss_of(net, scrambled[:8].float(), x) for x in (refined, start)]
     assert losses[0] <= losses[1]
@@ -265,7 +265,7 @@ def remembering(images: torch.Tensor) -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
-def test_known_model_refines_a_layout():
+def test_known_model_refines_a_permutation():
     """Pixels that changed places with their neighbours find back."""
     images = clouds(64) / 128.0 - 1
     net = remembering(clouds(500, seed=1) / 128.0 - 1)
@@ -291,16 +291,16 @@ def test_scores():
     assert score == {"exact": 0.25, "within 1 px": 0.5, "within 2 px": 1.0}
 
 
-def test_lay_out_undoes_a_known_key():
+def test_unscramble_undoes_a_known_key():
     images = clouds(4)
     for scheme in (make(SIZE) for name, make in schemes.SCHEMES.items() if "values" not in name):
-        recovered = report.lay_out(scheme.scramble(images), scheme.positions(4))
+        recovered = report.unscramble(scheme.scramble(images), scheme.positions(4))
         assert torch.equal(recovered, images)
 
 
 def test_symmetries():
-    assert len({tuple(t) for t in layout.symmetries(np.arange(9), (3, 3))}) == 8
-    assert len({tuple(t) for t in layout.symmetries(np.arange(12), (3, 4))}) == 4
+    assert len({tuple(t) for t in recovery.symmetries(np.arange(9), (3, 3))}) == 8
+    assert len({tuple(t) for t in recovery.symmetries(np.arange(12), (3, 4))}) == 4
 
 
 def test_markdown():
@@ -312,7 +312,7 @@ MAINS = {
     known_plaintext: ["-pairs", "1"],
     feature_maps: ["-images", "2", "8", "-weights", "WEIGHTS"],
     known_model: [
-        *("-images", "2", "-layout_images", "8", "-steps", "1", "-weights", "WEIGHTS"),
+        *("-images", "2", "-ciphertext_images", "8", "-steps", "1", "-weights", "WEIGHTS"),
         *("-scheme", "published", "per-image values"),
     ],
     key_free_learning: [

@@ -1,4 +1,4 @@
-"""Ciphertext-only layout: where scrambled pixels belong, from their correlation alone.
+"""Recovers the permutation of scrambled images from the correlation of their pixels alone.
 
 Neighbouring pixels of natural images have similar values. Under one key for all images, the
 correlation of two positions over many scrambled images therefore tells how near they are, and the
@@ -8,9 +8,9 @@ picture's plane can be laid out again as a map is from a table of road distances
 2. geodesic embedding (Isomap: Tenenbaum, de Silva and Langford, Science 2000): a graph of each
    position's most similar ones, shortest paths in it, classical scaling to the plane;
 3. assignment of the embedded points to the grid, one position each;
-4. ascent: alternately learn from the layout how correlation falls with displacement, and reassign
-   all positions at once so that correlations agree with it best;
-5. of several graphs, the layout under which the images are likeliest as a Gaussian field.
+4. quadratic assignment (QAP): alternately learn from the permutation how correlation falls with
+   displacement, and reassign all positions at once so that correlations agree with it best;
+5. of several graphs, the permutation of least negative log-likelihood (NLL) under a Gaussian field.
 
 The result is known up to the grid's symmetries (eight for a square), which leave every step's
 criterion unchanged. Correlations known from public pictures break the symmetries and stand in for
@@ -53,7 +53,7 @@ def correlations(planes: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]
     return _correlation(sum(covariances)), [_correlation(c) for c in covariances]
 
 
-def recover_layout(
+def recover_permutation(
     similarity: np.ndarray,
     parts: list[np.ndarray],
     size: tuple[int, int],
@@ -63,42 +63,42 @@ def recover_layout(
 
     Args:
         similarity: correlation ``(P, P)`` of scrambled positions, all planes together.
-        parts: correlations ``(P, P)`` by which the likeliest layout is chosen, of one plane each.
+        parts: correlations ``(P, P)`` of one plane each, by which the likeliest is chosen.
         size: ``(H, W)`` with ``H*W = P``.
         neighbours: sizes of neighbourhood to try in the graph.
 
     Returns:
-        Int ``(P,)``, a permutation: scrambled position ``p`` belongs to natural ``layout[p]``.
+        Int ``(P,)``: scrambled position ``p`` belongs to natural ``permutation[p]``.
     """
-    layouts = candidates(similarity, size, neighbours)
-    return min(layouts, key=lambda candidate: surprise(parts, candidate, size))
+    permutations = candidates(similarity, size, neighbours)
+    return min(permutations, key=lambda candidate: nll(parts, candidate, size))
 
 
 def candidates(
     similarity: np.ndarray, size: tuple[int, int], neighbours: tuple[int, ...] = NEIGHBOURS
 ) -> list[np.ndarray]:
-    """The layouts ``(P,)`` that steps 1 to 4 find from each size of neighbourhood."""
-    layouts = []
+    """The permutations ``(P,)`` that steps 1 to 4 find from each size of neighbourhood."""
+    permutations = []
     for count in neighbours:
         points = geodesic_embedding(similarity, count)
         for swap in (False, True) if size[0] != size[1] else (False,):
-            layouts.append(ascend(similarity, assign_to_grid(points, size, swap), size))
-    return layouts
+            permutations.append(improve_qap(similarity, assign_to_grid(points, size, swap), size))
+    return permutations
 
 
 def orient(
-    similarity: np.ndarray, layout: np.ndarray, size: tuple[int, int], reference: np.ndarray
+    similarity: np.ndarray, permutation: np.ndarray, size: tuple[int, int], reference: np.ndarray
 ) -> np.ndarray:
-    """Turn a layout the right way up, and improve it, by what public pictures tell.
+    """Turn a permutation the right way up, and improve it, by what public pictures tell.
 
     Args:
         similarity: correlation ``(P, P)`` of scrambled positions.
-        layout: what ``recover_layout`` found.
+        permutation: what ``recover_permutation`` found.
         size: ``(H, W)``.
         reference: correlation ``(P, P)`` of natural positions in public pictures.
     """
-    turned = max(symmetries(layout, size), key=lambda t: _agreement(similarity, t, reference))
-    return ascend(similarity, turned, size, reference)
+    turned = max(symmetries(permutation, size), key=lambda t: _agreement(similarity, t, reference))
+    return improve_qap(similarity, turned, size, reference)
 
 
 def geodesic_embedding(similarity: np.ndarray, neighbours: int) -> np.ndarray:
@@ -120,7 +120,7 @@ def geodesic_embedding(similarity: np.ndarray, neighbours: int) -> np.ndarray:
 def assign_to_grid(points: np.ndarray, size: tuple[int, int], swap: bool = False) -> np.ndarray:
     """One grid position for each point ``(P, 2)``, the squared distances' sum being least.
 
-    ``swap`` takes the points' second axis for the grid's first: another layout unless it is square.
+    ``swap`` takes the points' second axis for the grid's first, which matters unless it is square.
     """
     points = (points - points.mean(0)) / (points.std(0) + 1e-12)
     angles = np.arange(0, 90, 3) * np.pi / 180
@@ -133,32 +133,36 @@ def assign_to_grid(points: np.ndarray, size: tuple[int, int], swap: bool = False
     return linear_sum_assignment(cost)[1]
 
 
-def ascend(
+def improve_qap(
     similarity: np.ndarray,
-    layout: np.ndarray,
+    permutation: np.ndarray,
     size: tuple[int, int],
     reference: np.ndarray | None = None,
     rounds: int = 20,
 ) -> np.ndarray:
-    """Improve a layout until similarity and what is expected of the grid agree best.
+    """A local optimum of the quadratic assignment of similarity to what is expected of the grid.
+
+    Each round solves the assignment linearised at the current permutation (Frank-Wolfe with whole
+    steps). ``scipy.optimize.quadratic_assignment`` expects one fixed matrix; here it is learned
+    anew from every permutation.
 
     Args:
         similarity: ``(P, P)`` of scrambled positions.
-        layout: where to start.
+        permutation: where to start.
         size: ``(H, W)``.
-        reference: expected similarity of natural positions; None learns it from the layout.
+        reference: expected similarity of natural positions; None learns it from the permutation.
         rounds: at most so many reassignments.
     """
     for _ in range(rounds):
-        order = np.argsort(layout)
+        order = np.argsort(permutation)
         laid_out = similarity[np.ix_(order, order)]
         expected = by_displacement(laid_out, size) if reference is None else reference
         better = linear_sum_assignment(-(similarity[:, order] @ expected))[1]
-        moved = (better != layout).mean()
-        layout = better
+        moved = (better != permutation).mean()
+        permutation = better
         if moved < 0.002:
             break
-    return layout
+    return permutation
 
 
 def by_displacement(laid_out: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -170,12 +174,12 @@ def by_displacement(laid_out: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return (total / np.maximum(np.bincount(kind.ravel()), 1))[kind]
 
 
-def surprise(parts: list[np.ndarray], layout: np.ndarray, size: tuple[int, int]) -> float:
-    """Negative log likelihood (up to a constant, per image) of a layout under a Gaussian field.
+def nll(parts: list[np.ndarray], permutation: np.ndarray, size: tuple[int, int]) -> float:
+    """Negative log-likelihood (per image, up to a constant) of a permutation as a Gaussian field.
 
-    The field's covariance is stationary and learned from the layout itself, for each plane.
+    The field's covariance is stationary and learned under the permutation itself, for each plane.
     """
-    order, total = np.argsort(layout), 0.0
+    order, total = np.argsort(permutation), 0.0
     for part in parts:
         laid_out = part[np.ix_(order, order)]
         values, vectors = np.linalg.eigh(by_displacement(laid_out, size))
@@ -185,20 +189,20 @@ def surprise(parts: list[np.ndarray], layout: np.ndarray, size: tuple[int, int])
     return total
 
 
-def misfit(similarity: np.ndarray, layout: np.ndarray, size: tuple[int, int]) -> float:
-    """How far similarity is from depending on displacement alone, under a layout; sum of squares.
+def misfit(similarity: np.ndarray, permutation: np.ndarray, size: tuple[int, int]) -> float:
+    """How far similarity is from depending on displacement alone; sum of squares.
 
-    Unlike ``surprise`` it assumes nothing of the field's distribution.
+    Unlike ``nll`` it assumes nothing of the field's distribution.
     """
-    order = np.argsort(layout)
+    order = np.argsort(permutation)
     laid_out = similarity[np.ix_(order, order)]
     return float(((laid_out - by_displacement(laid_out, size)) ** 2).sum())
 
 
-def symmetries(layout: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
-    """The layout turned and mirrored in every way the grid allows: eight if square, else four."""
+def symmetries(permutation: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
+    """The permutation turned and mirrored in every way of the grid: eight if square, else four."""
     height, width = size
-    rows, columns = np.divmod(layout, width)
+    rows, columns = np.divmod(permutation, width)
     turned = []
     for y, x in ((rows, columns), (columns, rows)) if height == width else ((rows, columns),):
         for flipped_y in (y, height - 1 - y):
@@ -206,8 +210,8 @@ def symmetries(layout: np.ndarray, size: tuple[int, int]) -> list[np.ndarray]:
     return turned
 
 
-def _agreement(similarity: np.ndarray, layout: np.ndarray, reference: np.ndarray) -> float:
-    order = np.argsort(layout)
+def _agreement(similarity: np.ndarray, permutation: np.ndarray, reference: np.ndarray) -> float:
+    order = np.argsort(permutation)
     return float((similarity[np.ix_(order, order)] * reference).sum())
 
 
