@@ -5,6 +5,9 @@ Files of a run named RUN of a network NET: ``checkpoints/NET/RUN/`` holds ``last
 ``runs/NET/RUN/`` holds the TensorBoard events.
 """
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -32,12 +35,21 @@ class RunFiles:
     """
 
     def __init__(self, folder: Path, logs: Path | None, keep: bool) -> None:
-        self.folder, self.keep, self._writer = folder, keep, None
+        self.folder, self.keep, self._logs, self._writer = folder, keep, logs, None
         if logs is not None:
-            try:
+            threading.excepthook = _leave_to_the_main_thread
+            with self._logging():
                 self._writer = SummaryWriter(logs)
-            except OSError as error:
-                raise UserError(f"-log_dir {logs}: cannot be written ({error.strerror})") from error
+
+    @contextmanager
+    def _logging(self) -> Iterator[None]:
+        """What TensorBoard's thread could not write it raises at the next call."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"-log_dir {self._logs}: cannot be written ({error.strerror})"
+            ) from error
 
     def save_last(self, state: dict) -> Path | None:
         """Write ``last.pt``, keeping the one before; returns its path, or None if none is kept."""
@@ -78,10 +90,11 @@ class RunFiles:
         if self._writer is None:
             return
         epoch = metrics["epoch"]
-        for name, value in metrics.items():
-            if name != "epoch":
-                self._writer.add_scalar(f"train/{name}", value, epoch)
-        self._writer.flush()
+        with self._logging():
+            for name, value in metrics.items():
+                if name != "epoch":
+                    self._writer.add_scalar(f"train/{name}", value, epoch)
+            self._writer.flush()
         chosen = [
             f", {name.replace('_', ' ')} {value:.2%}"
             for name, value in metrics.items()
@@ -99,8 +112,9 @@ class RunFiles:
         """Log and print how the run ended."""
         if self._writer is None:
             return
-        self._writer.add_scalar("test/accuracy", record["test_accuracy"], len(record["epochs"]))
-        self._writer.close()
+        with self._logging():
+            self._writer.add_scalar("test/accuracy", record["test_accuracy"], len(record["epochs"]))
+            self._writer.close()
         how = "; the epoch was chosen on these images" if record["select"] == "test" else ""
         print(
             f"Test accuracy: {record['test_accuracy']:.2%} ({record['images']['test']} images{how})"
@@ -111,7 +125,14 @@ class RunFiles:
     def log_pictures(self, rows: list[torch.Tensor]) -> None:
         """One grid, a row for each batch of as many images, uint8 ``(N, 3, H, W)``."""
         if self._writer is not None:
-            self._writer.add_image("images", make_grid(torch.cat(rows), nrow=len(rows[0])), 0)
+            with self._logging():
+                self._writer.add_image("images", make_grid(torch.cat(rows), nrow=len(rows[0])), 0)
+
+
+def _leave_to_the_main_thread(failed: threading.ExceptHookArgs) -> None:
+    """No traceback of a thread that could not write: its error is raised again at the next call."""
+    if not issubclass(failed.exc_type, OSError):
+        threading.__excepthook__(failed)
 
 
 def new_folder(parent: Path, make: bool) -> Path:
