@@ -12,12 +12,12 @@ import models
 from operators import BACKENDS, ImageScrambler, Key, PerImageScrambler
 from utils import cli
 from utils.cli.parser import Parser
+from utils.data.augment import FLIPS
 from utils.data.datasets import FOLDER, NAMES
 from utils.io import checkpoint
 from utils.runtime.device import AMP
 from utils.runtime.errors import UserError
 from utils.training.recipe import (
-    FLIPS,
     INITS,
     OLD_SCHEDULES,
     OPTIMIZERS,

@@ -17,7 +17,26 @@ from torch import nn
 from torch.nn import functional as F
 
 from utils.runtime.streams import generator
-from utils.training.recipe import Recipe
+
+FLIPS = ("off", "random", "alternate")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is varied about an image from epoch to epoch.
+
+    Attributes:
+        crop: zero padding on each side before the crop, in pixels.
+        flip: one of ``FLIPS``: mirror none, a random half, or each image in every other epoch.
+        rotation: largest angle, in degrees.
+        cutout: side of a blanked square, in pixels, which may reach over the border (DeVries and
+            Taylor, "Improved regularization of convolutional neural networks with cutout", 2017).
+    """
+
+    crop: int = 4
+    flip: str = "random"
+    rotation: float = 0.0
+    cutout: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,37 +72,33 @@ class EpochPlan:
         )
 
 
-def plan_epoch(count: int, recipe: Recipe, seed: int, epoch: int) -> EpochPlan:
+def plan_epoch(count: int, how: Augmentation, seed: int, epoch: int) -> EpochPlan:
     """Draw the plan of one epoch over ``count`` images from ``(seed, epoch)``.
 
     Under ``flip="alternate"`` which images are mirrored in epoch 0 depends on the seed alone, and
     each is mirrored in every other epoch, so that two epochs show both sides of every image.
     """
     order = torch.randperm(count, generator=generator("order", seed, epoch))
-    shifts = torch.randint(
-        2 * recipe.crop + 1, (2, count), generator=generator("crop", seed, epoch)
-    )
-    if recipe.flip == "alternate":
+    shifts = torch.randint(2 * how.crop + 1, (2, count), generator=generator("crop", seed, epoch))
+    if how.flip == "alternate":
         first = torch.rand(count, generator=generator("alternate flip", seed)) < 0.5
         flip = first[order] ^ (epoch % 2 == 1)
     else:
-        chance = 0.0 if recipe.flip == "off" else 0.5
+        chance = 0.0 if how.flip == "off" else 0.5
         flip = torch.rand(count, generator=generator("flip", seed, epoch)) < chance
     angle = torch.rand(count, generator=generator("rotation", seed, epoch))
-    angle = (2 * angle - 1) * recipe.rotation
+    angle = (2 * angle - 1) * how.rotation
     centre = torch.rand(2, count, generator=generator("cutout", seed, epoch))
     return EpochPlan(order, shifts[0], shifts[1], flip, angle, centre[0], centre[1])
 
 
-def augment(images: torch.Tensor, plan: EpochPlan, recipe: Recipe) -> torch.Tensor:
+def augment(images: torch.Tensor, plan: EpochPlan, how: Augmentation) -> torch.Tensor:
     """Crop with zero padding, flip, rotate and blank a square of each image, by its own parameters.
 
     Args:
         images: uint8 ``(N, C, H, W)``.
         plan: the plan of these N images, on the images' device or on the CPU.
-        recipe: ``crop``, the zero padding on each side before the crop, and ``cutout``, the side of
-            the square, which may reach over the border (DeVries and Taylor, "Improved
-            regularization of convolutional neural networks with cutout", 2017); both in pixels.
+        how: the crop's padding and the square's side; the rest was settled by the plan.
 
     Returns:
         uint8 ``(N, C, H, W)``. Rotation takes the nearest pixel and fills with 0, as
@@ -95,13 +110,13 @@ def augment(images: torch.Tensor, plan: EpochPlan, recipe: Recipe) -> torch.Tens
     columns = torch.arange(width, device=device).expand(n, width)
     columns = torch.where(plan.flip.to(device)[:, None], columns.flip(1), columns)
     columns = columns + plan.shift_x.to(device)[:, None]  # (N, W)
-    padded = F.pad(images, 4 * (recipe.crop,)).permute(0, 2, 3, 1)  # (N, H+2c, W+2c, C)
+    padded = F.pad(images, 4 * (how.crop,)).permute(0, 2, 3, 1)  # (N, H+2c, W+2c, C)
     index = torch.arange(n, device=device)[:, None, None]
     cropped = padded[index, rows[:, :, None], columns[:, None, :]]  # (N, H, W, C)
     cropped = cropped.permute(0, 3, 1, 2)
     if bool(plan.angle.any()):
         cropped = _rotate(cropped, plan.angle.to(device))
-    return _cut_out(cropped, plan, recipe.cutout) if recipe.cutout else cropped
+    return _cut_out(cropped, plan, how.cutout) if how.cutout else cropped
 
 
 def _cut_out(images: torch.Tensor, plan: EpochPlan, side: int) -> torch.Tensor:

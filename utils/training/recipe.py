@@ -4,22 +4,23 @@
 ``fast`` was tuned for VGG16 in a few epochs on a CPU; ``preresnet-cpu`` is for PreResNet-110 in a
 night on two cores that do bfloat16 fast. ``vgg16-best``, ``preresnet110-best`` and ``vgg16-speed``
 are meant for a GPU and have not been run to their end yet. A preset is a starting
-point: each field can be replaced by its flag (`utils.options.RECIPE_FLAGS`).
+point: each field can be replaced by its flag (`utils.cli.flags.RECIPE_FLAGS`).
 """
 
 import math
 from dataclasses import dataclass, fields, replace
 
+from utils.data.augment import Augmentation
+
 OPTIMIZERS = ("sgd", "muon")
 SCHEDULES = ("multistep", "linear", "cosine")
 OLD_SCHEDULES = {"onecycle": "linear"}  # spellings of older commands and checkpoints
-FLIPS = ("off", "random", "alternate")
 INITS = ("default", "whiten")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained. Milestones are fractions of the run, so they scale with ``epochs``.
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Augmentation):
+    """How a network is trained, augmentation included. Milestones are fractions of the run, so they scale with ``epochs``.
 
     ``muon_lr`` is that of the convolution weights under ``optimizer="muon"``, which keeps their
     norms; all other parameters are then trained by SGD with ``lr`` and ``weight_decay``, as they
@@ -45,10 +46,6 @@ class Recipe:
     ema: float = 0.0
     clip: float = 0.0
     init: str = "default"
-    crop: int = 4
-    flip: str = "random"
-    rotation: float = 0.0
-    cutout: int = 0
     sizes: tuple[int, ...] = ()
     depth_kept: float = 1.0
     amp: str = "off"
