@@ -1,6 +1,6 @@
 """Networks and what is done with them: built by name, keyed, folded."""
 
-from models.key_network import KeyedNetwork, KeyingError, key_network
+from models.keying import KeyedNetwork, KeyingError, key_network
 from models.registry import KEYED_SUFFIX, check_name, create_model, is_keyed, names
 
 __all__ = [

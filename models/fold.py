@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from models.keying.network import KeyedNetwork
+from models.keying import KeyedNetwork
 from models.vgg_deformable import VGG16Deformable
 from operators.gather import Reorder
 from operators.keyed_layer import KeyedLayer

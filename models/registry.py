@@ -14,7 +14,7 @@ from torch import nn
 
 from models.adaptation import AdaptedNetwork, BlockAdaptation, SharedAdaptation
 from models.convmixer import ConvMixer
-from models.key_network import key_network
+from models.keying import key_network
 from models.preresnet import DEPTHS, PreResNet
 from models.pyramidnet import PyramidNet
 from models.vgg import VGG16

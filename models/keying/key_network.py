@@ -2,8 +2,8 @@
 
 The network is traced, every tensor with a spatial extent is planned a key, the keys are drawn in
 the order of execution (for VGG16 that of the published implementation), and layers are replaced
-by their keyed operators. ``models.keying`` holds these steps; ``models/keying/rules`` says what is
-done with each operation.
+by their keyed operators. The modules beside this one hold these steps; ``rules`` says what is done
+with each operation.
 
 What this promises: the keyed network computes on scrambled images exactly what the plain one
 computes on the images, up to rounding, or ``key_network`` raises. Every tensor that one layer hands
