@@ -11,7 +11,7 @@ DEMO_NET := -dataset shapes10 -checkpoint_dir $(DEMO)/checkpoints
 .PHONY: demo test lint readme
 
 demo: $(VENV)/.runtime
-	$(BIN)/python $(CLS)/train_cifar10.py -net vgg16 -preset fast -epochs 2 -warm 0.5 -b 64 -cutout 0 -save_weights -log_dir $(DEMO)/runs $(DEMO_NET)
+	$(BIN)/python $(CLS)/train_cifar10.py -net vgg16 -preset fast -epochs 2 -warm 0.5 -b 128 -muon_lr 0.05 -cutout 0 -save_weights -log_dir $(DEMO)/runs $(DEMO_NET)
 	@echo "--- plain images"
 	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16 -json $(DEMO)/plain.json $(DEMO_NET)
 	@echo "--- scrambled images, with the key"

@@ -29,7 +29,7 @@ from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS, ImageSet
 from utils.inference.evaluation import count_correct, logits_in_batches
-from utils.inference.network import deploy
+from utils.inference.network import deploy, load
 
 PUBLIC_IMAGES = 5000
 SCORED_IMAGES = 500
@@ -131,7 +131,7 @@ def _quality(images, recovered, labels, classify) -> dict[str, float]:
 
 def _classifier(args):
     cpu = torch.device("cpu")
-    deployed = deploy("vgg16", args.dataset, args.weights, None, None, cpu)
+    deployed = deploy("vgg16", load(args.weights, args.dataset), cpu)
 
     def accuracy(images: torch.Tensor, labels: torch.Tensor) -> float:
         data = ImageSet(images, labels, deployed.classes)

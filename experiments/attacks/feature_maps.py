@@ -34,7 +34,7 @@ from operators import ImageScrambler, PerImageScrambler
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS
-from utils.inference.network import deploy
+from utils.inference.network import deploy, load
 
 SMOOTH_MAPS = (2, 3, 4, 6)  # how many are placed together
 PATTERNS = 0.02  # share of all patterns that count as the few strongest
@@ -153,7 +153,7 @@ def main() -> None:
     args = parse_args()
     flags.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
-    deployed = deploy("vgg16", args.dataset, args.weights, None, None, torch.device("cpu"))
+    deployed = deploy("vgg16", load(args.weights, args.dataset), torch.device("cpu"))
     images, _ = schemes.shuffled_images(args, "test", max(args.images))
     rows, shown = [], {"image": images}
     for view in views(deployed.net, deployed.preprocess(images)):

@@ -32,7 +32,7 @@ from experiments.lib.report import placement, psnr, unscramble, write
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS
-from utils.inference.network import deploy
+from utils.inference.network import deploy, load
 
 SCORED_IMAGES = 500
 UPRIGHT_IMAGES = 64
@@ -165,7 +165,7 @@ def main() -> None:
     args = parse_args()
     flags.writable_folder(args.out_dir, "-out_dir")
     size = DATASETS[args.dataset].image_size
-    deployed = deploy("vgg16", args.dataset, args.weights, None, None, torch.device("cpu"))
+    deployed = deploy("vgg16", load(args.weights, args.dataset), torch.device("cpu"))
     net, preprocess = deployed.net.requires_grad_(False), deployed.preprocess
     needed = max(args.ciphertext_images, args.images, SCORED_IMAGES)
     images, labels = schemes.shuffled_images(args, "test", needed)

@@ -17,8 +17,8 @@ from operators import ImageScrambler, Key, KeyedConv2d
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import NAMES
-from utils.inference.network import deploy, spec_of
-from utils.io import checkpoint, scrambled_png
+from utils.inference.network import deploy, load
+from utils.io import scrambled_png
 from utils.io.pictures import feature_grid, fit, read_image, save_png, save_row
 from utils.io.scrambled_png import Label
 from utils.runtime.device import select_device
@@ -68,7 +68,8 @@ def main() -> None:
         flags.take_run_key(args, weights)
     if args.scrambled and args.seed is None and args.key is None:
         raise UserError("-scrambled needs the -key or -seed that the picture was scrambled with")
-    image_size = spec_of(args.dataset, checkpoint.read(weights), weights).image_size
+    trained = load(weights, args.dataset)
+    image_size = trained.spec.image_size
     scrambler = flags.scrambler_from(args, image_size)
     key = None if args.key is None else flags.load_key(args.key)
     label = None
@@ -88,7 +89,7 @@ def main() -> None:
     # a network without the key has to take the picture as it comes
     rekeyed = label is not None and models.is_keyed(args.net)
     expected = scrambled_png.to_fixed_key(seen, key, label) if rekeyed else seen
-    deployed = deploy(args.net, args.dataset, weights, scrambler, None, device, args.backend)
+    deployed = deploy(args.net, trained, device, scrambler, backend=args.backend)
     with torch.inference_mode():
         batch = deployed.preprocess(expected[None].to(device))
         logits, features = _run(deployed.net, batch)

@@ -18,14 +18,14 @@ from utils import cli
 from utils.cli import flags
 from utils.data.datasets import FOLDER, ImageSet, load_split
 from utils.inference.evaluation import all_logits, count_correct
-from utils.inference.network import Deployed, deploy, spec_of, wrong_scrambler
+from utils.inference.network import Deployed, Trained, deploy, load, wrong_scrambler
 from utils.io import checkpoint
 from utils.io.atomic import write_text
 from utils.io.run_record import environment, public_command, write_json
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.device import select_device
 from utils.training.recipe import Recipe
-from utils.training.run import RunOptions, train
+from utils.training.run import train
 
 # VGG16 on CIFAR-10, accuracy; Perez, Lopez and Arguello, ICASSP 2024, table 1
 PUBLISHED = {
@@ -73,34 +73,34 @@ def main() -> None:
     recipe = flags.recipe_from(args)
     weights = flags.weights_from(args)
     flags.take_run_key(args, weights)
-    state = checkpoint.read(weights)
-    spec = spec_of(args.dataset, state, weights)
+    trained = load(weights, args.dataset)
+    spec = trained.spec
     image_size = spec.image_size
     key = flags.scrambler_from(args, image_size)
     wrong = wrong_scrambler(image_size, args.seed)
     load_split(args.dataset, "train", args.data_dir, spec)  # missing, it is missed before the work
     test = load_split(args.dataset, "test", args.data_dir, spec)
 
-    def deployed(net: str, path: Path, scramble: ImageScrambler | None) -> Deployed:
-        return deploy(net, args.dataset, path, key, scramble, device, args.backend)
+    def deployed(net: str, scramble: ImageScrambler | None, weights: Trained = trained) -> Deployed:
+        return deploy(net, weights, device, key, scramble, args.backend)
 
     def logits(of: Deployed) -> torch.Tensor:
         return all_logits(of.net, of.preprocess, test, recipe.batch_size, device)
 
     keyed = args.net + models.KEYED_SUFFIX
-    plain_net = deployed(args.net, weights, None)
+    plain_net = deployed(args.net, None)
     plain = logits(plain_net)
-    with_key = logits(deployed(keyed, weights, key))
+    with_key = logits(deployed(keyed, key))
     results = {
         "plain images": plain,
-        "same weights, scrambled images": logits(deployed(args.net, weights, key)),
+        "same weights, scrambled images": logits(deployed(args.net, key)),
         "keyed network, right key": with_key,
-        "keyed network, wrong key": logits(deployed(keyed, weights, wrong)),
+        "keyed network, wrong key": logits(deployed(keyed, wrong)),
     }
     for name, values in results.items():
         print(f"{name}: {count_correct(values, test.labels) / len(test):.2%}", flush=True)
     fine_tuned = _fine_tune(args, recipe, weights, key, device)
-    results["fine-tuned on scrambled images"] = logits(deployed(args.net, fine_tuned, key))
+    results["fine-tuned on scrambled images"] = logits(deployed(args.net, key, fine_tuned))
 
     comparable = (args.net, args.dataset) == ("vgg16", "cifar10")
     rows = PUBLISHED if comparable else dict.fromkeys(PUBLISHED)
@@ -113,8 +113,8 @@ def main() -> None:
         "rows": [_row(name, published, results[name], test) for name, published in rows.items()],
         "same_predictions": int((plain.argmax(1) == with_key.argmax(1)).sum()),
         "largest_logit_difference": float((plain - with_key).abs().max()),
-        "training": _public(state.get("record")),
-        "fine_tuning": _public(checkpoint.read(fine_tuned)["record"]),
+        "training": _public(trained.state.get("record")),
+        "fine_tuning": _public(fine_tuned.state["record"]),
         "environment": environment(),
     }
     args.out_dir.mkdir(parents=True, exist_ok=True)
@@ -126,24 +126,18 @@ def main() -> None:
 
 def _fine_tune(
     args, recipe: Recipe, weights: Path, key: ImageScrambler, device: torch.device
-) -> Path:
-    run = RunOptions(
-        net=args.net,
-        dataset=args.dataset,
-        data_dir=args.data_dir,
+) -> Trained:
+    run = flags.run_options(
+        args,
         permute=True,
-        train_seed=0,
         weights=weights,
-        resume=None,
-        select="last",
-        val_fraction=0.1,
         save=True,
         checkpoint_dir=args.checkpoint_dir / "fine_tuned",
         log_dir=args.log_dir / "fine_tuned",
         image_size=key.image_size if args.dataset == FOLDER else None,
     )
     train(run, recipe, key, device)
-    return checkpoint.newest(args.checkpoint_dir / "fine_tuned", args.net)
+    return load(checkpoint.newest(run.checkpoint_dir, args.net), args.dataset)
 
 
 def _row(name: str, published: float | None, logits: torch.Tensor, test: ImageSet) -> dict:

@@ -16,8 +16,7 @@ from utils import cli
 from utils.cli import flags
 from utils.data.datasets import load_split
 from utils.inference.evaluation import all_logits, count_correct
-from utils.inference.network import deploy, per_image_scrambling, spec_of, wrong_scrambler
-from utils.io import checkpoint
+from utils.inference.network import deploy, load, per_image_scrambling, wrong_scrambler
 from utils.io.run_record import write_json
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.device import amp_is_on, select_device
@@ -58,24 +57,17 @@ def main() -> None:
     keep_freed_memory()
     flags.writable_file(args.json, "-json")
     weights = flags.weights_from(args)
-    spec = spec_of(args.dataset, checkpoint.read(weights), weights)
-    image_size = spec.image_size
+    trained = load(weights, args.dataset)
+    image_size = trained.spec.image_size
     if args.permute:
         flags.take_run_key(args, weights)
     scrambler = flags.scrambler_from(args, image_size)
     scramble = wrong_scrambler(image_size, args.seed) if args.wrong_key else scrambler
     if args.per_image:
         scramble = _per_image(args, image_size)
-    deployed = deploy(
-        args.net,
-        args.dataset,
-        weights,
-        scrambler,
-        scramble if args.permute else None,
-        device,
-        args.backend,
-    )
-    data = load_split(args.dataset, "test", args.data_dir, spec)
+    received = scramble if args.permute else None
+    deployed = deploy(args.net, trained, device, scrambler, received, args.backend)
+    data = load_split(args.dataset, "test", args.data_dir, trained.spec)
 
     started = time.perf_counter()
     amp = amp_is_on(args.amp, device)

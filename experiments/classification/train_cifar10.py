@@ -24,7 +24,7 @@ from utils.io import checkpoint
 from utils.runtime import distributed
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.errors import UserError
-from utils.training.run import SELECTIONS, RunOptions, train, train_seeds
+from utils.training.run import SELECTIONS, train, train_seeds
 
 
 def parse_args():
@@ -151,24 +151,7 @@ def main() -> None:
         torch.use_deterministic_algorithms(True)
     with distributed.process_group(device):
         weights, resume = distributed.broadcast(lambda: _start(args))
-        run = RunOptions(
-            net=args.net,
-            dataset=args.dataset,
-            data_dir=args.data_dir,
-            permute=args.permute,
-            train_seed=args.train_seed,
-            weights=weights,
-            resume=resume,
-            select=args.select,
-            val_fraction=0.1 if args.val_fraction is None else args.val_fraction,
-            save=args.save_weights,
-            checkpoint_dir=args.checkpoint_dir,
-            log_dir=args.log_dir,
-            backend=args.backend,
-            image_size=flags.folder_image_size(args),
-            workers=args.workers,
-            save_every=args.save_every,
-        )
+        run = flags.run_options(args, weights=weights, resume=resume, save=args.save_weights)
         scrambler = per_image = None
         if args.permute:
             image_size = run.image_size or DATASETS[args.dataset].image_size

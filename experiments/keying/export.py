@@ -18,7 +18,7 @@ from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS
 from utils.inference.exporting import FORMATS, export, run_exported
-from utils.inference.network import deploy
+from utils.inference.network import deploy, load
 from utils.io.atomic import write_atomically
 from utils.runtime.errors import UserError
 
@@ -65,7 +65,8 @@ def main() -> None:
             raise UserError(f"-net {args.net} needs its key: give -seed or -key")
     scrambler = flags.scrambler_from(args, data.image_size)
     device = torch.device("cpu")
-    net = deploy(args.net, args.dataset, weights, scrambler, None, device, "gather").net
+    trained = load(weights, args.dataset)
+    net = deploy(args.net, trained, device, scrambler, backend="gather").net
     if args.fold_keys:
         net = fold_keys(net)
     if args.fold_batch_norm:

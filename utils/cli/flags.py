@@ -25,6 +25,7 @@ from utils.training.recipe import (
     SCHEDULES,
     Recipe,
 )
+from utils.training.run import RunOptions
 
 AMP_HELP = "bfloat16 autocast; auto: where a short trial finds bfloat16 faster than float32"
 RECIPE_FLAGS = {
@@ -256,7 +257,8 @@ def check_folder(parser: Parser, args) -> None:
 
 def folder_image_size(args) -> tuple[int, int] | None:
     """``-image_size`` as ``(H, W)``; None for a data set that has its own."""
-    return None if args.image_size is None else (args.image_size, args.image_size)
+    side = getattr(args, "image_size", None)
+    return None if side is None else (side, side)
 
 
 def add_key(parser: Parser) -> None:
@@ -306,6 +308,14 @@ def check_per_image(parser: Parser, args) -> None:
 def per_image_from(args, image_size: tuple[int, int]) -> PerImageScrambler | None:
     """What scrambles each image under a key of its own, where ``args`` ask for that."""
     return PerImageScrambler(image_size, load_key(args.key)) if args.per_image else None
+
+
+def run_options(args, **settled: object) -> RunOptions:
+    """The options of a run: what ``args`` say, then what is ``settled``; defaults for the rest."""
+    known = {field.name for field in fields(RunOptions)}
+    given = {n: value for n, value in vars(args).items() if n in known and value is not None}
+    given |= {"data_dir": args.data_dir, "image_size": folder_image_size(args)}
+    return RunOptions(**(given | settled))
 
 
 def add_device(parser: Parser) -> None:

@@ -102,65 +102,78 @@ class Deployed:
         return sum(p.numel() for p in self.net.parameters())
 
 
-def deploy(
-    name: str,
-    dataset: str,
-    weights: Path,
-    scrambler: ImageScrambler,
-    scramble: Callable[[torch.Tensor], torch.Tensor] | None,
-    device: torch.device,
-    backend: str = "auto",
-) -> Deployed:
-    """Build a network, load its weights and prepare its input.
+@dataclass(frozen=True)
+class Trained:
+    """A file of weights, read once.
+
+    Attributes:
+        state: what ``checkpoint.read`` returned.
+        spec: the data set that the weights were trained on.
+        path: the file, for messages.
+    """
+
+    state: dict
+    spec: DatasetSpec
+    path: Path
+
+
+def load(weights: Path, dataset: str) -> Trained:
+    """Read weights, and say what data they were trained on.
 
     Args:
-        name: a name of the registry of networks.
-        dataset: the data set it was trained on, which gives its classes and normalisation; a
-            checkpoint that knows better is refused.
-        weights: a checkpoint of ours or a bare ``state_dict``.
-        scrambler: the key that a keyed network is built with; a plain one ignores it.
-        scramble: what scrambles the images, or None for plain ones.
-        device: where to run.
-        backend: how keyed layers compute.
+        weights: a checkpoint of ours, which knows its data set, or weights of another program.
+        dataset: the name of the data set as the user gave it.
 
     Raises:
-        UserError: if the network cannot take the images, or the weights cannot be used for it.
+        UserError: if the file cannot be used, if the weights were trained on another data set, or
+            if they do not tell enough of it.
     """
     state = checkpoint.read(weights)
-    spec = spec_of(dataset, state, weights)
-    net = build(name, spec.num_classes, spec.image_size, scrambler, device, backend)
-    checkpoint.load_weights(net, state, weights)
-    return Deployed(
-        net=net.eval(),
-        preprocess=Preprocess(spec.mean, spec.std, scramble).to(device),
-        classes=spec.classes or tuple(f"class {i}" for i in range(spec.num_classes)),
-    )
-
-
-def spec_of(dataset: str, state: dict, weights: Path) -> DatasetSpec:
-    """What is known of the data set that weights were trained on.
-
-    Args:
-        dataset: its name as the user gave it.
-        state: what ``checkpoint.read`` returned: a checkpoint knows its data set.
-        weights: the file, for messages.
-
-    Raises:
-        UserError: if the weights were trained on another data set, or do not tell enough of it.
-    """
     if "format" not in state:
         if dataset == FOLDER:
             raise UserError(f"{weights}: bare weights; -dataset folder needs a checkpoint of a run")
-        return DATASETS[dataset]
+        return Trained(state, DATASETS[dataset], weights)
     data = state["data"]
     if data["name"] != dataset:
         raise UserError(f"{weights}: trained on {data['name']}; give -dataset {data['name']}")
-    return DatasetSpec(
+    spec = DatasetSpec(
         num_classes=data["num_classes"],
         image_size=tuple(data["image_size"]),
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
         classes=tuple(data["classes"]),
+    )
+    return Trained(state, spec, weights)
+
+
+def deploy(
+    name: str,
+    trained: Trained,
+    device: torch.device,
+    scrambler: ImageScrambler | None = None,
+    scramble: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    backend: str = "auto",
+) -> Deployed:
+    """Build a network, give it trained weights and prepare its input.
+
+    Args:
+        name: a name in the registry of networks.
+        trained: the weights.
+        device: where to run.
+        scrambler: the key that a keyed network is built with; a plain one ignores it.
+        scramble: what scrambles the images, or None for plain ones.
+        backend: how keyed layers compute.
+
+    Raises:
+        UserError: if the network cannot take the images, or the weights cannot be used for it.
+    """
+    spec = trained.spec
+    net = build(name, spec.num_classes, spec.image_size, scrambler, device, backend)
+    checkpoint.load_weights(net, trained.state, trained.path)
+    return Deployed(
+        net=net.eval(),
+        preprocess=Preprocess(spec.mean, spec.std, scramble).to(device),
+        classes=spec.classes or tuple(f"class {i}" for i in range(spec.num_classes)),
     )
 
 

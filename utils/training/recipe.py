@@ -20,8 +20,9 @@ INITS = ("default", "whiten")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Augmentation):
-    """How a network is trained, augmentation included. Milestones are fractions of the run, so they scale with ``epochs``.
+    """How a network is trained, augmentation included.
 
+    Milestones are fractions of the run, so they scale with ``epochs``.
     ``muon_lr`` is that of the convolution weights under ``optimizer="muon"``, which keeps their
     norms; all other parameters are then trained by SGD with ``lr`` and ``weight_decay``, as they
     are under ``optimizer="sgd"``. ``amp="auto"`` is for a run to settle when it starts. ``sizes``

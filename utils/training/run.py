@@ -66,15 +66,15 @@ class RunOptions:
     net: str
     dataset: str
     data_dir: Path | None
-    permute: bool
-    train_seed: int
-    weights: Path | None
-    resume: Path | None
-    select: str
-    val_fraction: float
-    save: bool
     checkpoint_dir: Path
     log_dir: Path
+    permute: bool = False
+    train_seed: int = 0
+    weights: Path | None = None
+    resume: Path | None = None
+    select: str = "last"
+    val_fraction: float = 0.1
+    save: bool = False
     backend: str = "auto"
     image_size: tuple[int, int] | None = None
     workers: int | None = None
