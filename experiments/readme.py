@@ -1,24 +1,27 @@
-"""Put what was measured into README.md, from the committed results.
+"""Put what was measured into the pages of documentation, from the committed results.
 
     make readme
 
-Each block, between ``<!-- NAME -->`` and ``<!-- /NAME -->``, is replaced: ``table1`` by the paper's
-first table, ``preresnet20`` by the same of the shipped weights, ``speed`` by the times of keyed
-networks, ``architectures`` by what was keyed of torchvision's, ``attacks`` by the comparison of all
-attacks.
+Each block of a page, between ``<!-- NAME -->`` and ``<!-- /NAME -->``, is replaced by what
+``PAGES`` makes of it. Commands are shown as they can be pasted at the repository's root.
 """
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from experiments.conf import ROOT
-from experiments.lib import accuracy_table, architectures_table, summary
-from experiments.lib.speed_table import speed_table
+from experiments.lib import accuracy_table, architectures_table, presets_table, report, summary
+from experiments.lib.commands import pasteable, shell
+from experiments.lib.speed_table import per_image_table, speed_table
 from utils import cli
 from utils.io.atomic import write_text
 from utils.runtime.errors import UserError
 
-README = ROOT / "README.md"
+EXPERIMENTS = ROOT / "experiments"
+BENCHMARK = "experiments/benchmark"
+SHIPPED = "checkpoints/preresnet20.pt"
+WEIGHTS = "$WEIGHTS"  # of the shell: the run that the training printed
 
 
 def put_block(text: str, name: str, block: str) -> str:
@@ -34,47 +37,163 @@ def put_block(text: str, name: str, block: str) -> str:
     return f"{before}{first}\n{block.strip()}\n{last}{rest.partition(last)[2]}"
 
 
-def blocks() -> dict[str, str]:
-    """Every block of README.md, by its name.
+def up_to_date(page: str) -> str:
+    """The text of a page of ``PAGES`` with every block made anew.
 
     Raises:
-        UserError: for results that cannot be used.
+        UserError: naming the page, for results that cannot be used or a block without its place.
     """
-    return {
-        "table1": _from("classification/table1.json", "table1.py", accuracy_table.markdown),
-        "preresnet20": _from(
-            "classification/preresnet20/table1.json", "table1.py", accuracy_table.markdown
-        ),
-        "speed": _from("benchmark/speed.json", "speed.py", speed_table),
-        "architectures": _from(
-            "keying/key_torchvision.json",
-            "key_torchvision.py",
-            lambda record: architectures_table.short(record["rows"]),
-        ),
-        "attacks": summary.markdown(),
-    }
+    text = (ROOT / page).read_text()
+    for name, make in PAGES[page].items():
+        try:
+            block = make()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{page}: results of {name} cannot be used ({error!r})") from error
+        try:
+            text = put_block(text, name, block)
+        except UserError as error:
+            raise UserError(f"{page}: {error}") from error
+    return text
 
 
-def _from(name: str, script: str, show: Callable[[dict], str]) -> str:
-    """What ``show`` makes of the results ``FOLDER/NAME`` that ``script`` wrote."""
+def _results(name: str) -> dict:
+    """The committed results ``FOLDER/NAME``."""
     folder, _, file = name.partition("/")
-    path = ROOT / "experiments" / folder / "results" / file
-    try:
-        return show(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be used ({error!r}); make it with {script}") from error
+    return json.loads((EXPERIMENTS / folder / "results" / file).read_text())
+
+
+def _vgg16() -> dict:
+    return _results("classification/table1.json")
+
+
+def _preresnet20() -> dict:
+    return _results("classification/preresnet20/table1.json")
+
+
+def _accuracy() -> str:
+    """Both networks in one table, and the commands that repeat it."""
+    vgg16, preresnet20 = _vgg16(), _preresnet20()
+    shown = accuracy_table.side_by_side([vgg16, preresnet20])
+    commands = [*_vgg16_commands(vgg16), *_preresnet20_commands(preresnet20, train=False)]
+    return f"{shown}\n{shell(*commands)}"
+
+
+def _vgg16_commands(table: dict) -> list[str]:
+    return accuracy_table.commands(table, WEIGHTS, "experiments/classification/results")
+
+
+def _preresnet20_commands(table: dict, train: bool) -> list[str]:
+    out_dir = "experiments/classification/results/preresnet20"
+    return accuracy_table.commands(table, WEIGHTS if train else SHIPPED, out_dir, train)
+
+
+def _accuracy_of(table: dict, commands: list[str]) -> str:
+    parts = (accuracy_table.rows(table), accuracy_table.how(table), shell(*commands))
+    return "\n".join(parts)
+
+
+def _table1() -> str:
+    table = _vgg16()
+    return _accuracy_of(table, _vgg16_commands(table))
+
+
+def _table1_preresnet20() -> str:
+    table = _preresnet20()
+    return _accuracy_of(table, _preresnet20_commands(table, train=True))
+
+
+def _speed() -> str:
+    record = _results("benchmark/speed.json")
+    files = {end: f"{BENCHMARK}/results/speed.{end}" for end in ("json", "png")}
+    files["markdown"] = f"{BENCHMARK}/results/speed.md"
+    command = pasteable(record["command"], f"{BENCHMARK}/speed.py", **files)
+    return f"{speed_table(record)}\n{shell(command)}"
+
+
+def _per_image() -> str:
+    record = _results("benchmark/per_image.json")
+    file = f"{BENCHMARK}/results/per_image.json"
+    command = pasteable(record["command"], f"{BENCHMARK}/per_image.py", json=file)
+    return f"{per_image_table(record)}\n{shell(command)}"
+
+
+def _pipeline() -> str:
+    record = _results("benchmark/pipeline.json")
+    files = {end: f"{BENCHMARK}/results/pipeline.{end}" for end in ("json", "md")}
+    return shell(
+        pasteable(
+            record["command"],
+            f"{BENCHMARK}/pipeline.py",
+            json=files["json"],
+            markdown=files["md"],
+        )
+    )
+
+
+def _architectures() -> str:
+    record = _results("keying/key_torchvision.json")
+    script = "experiments/keying/key_torchvision.py"
+    command = pasteable(record["command"], script, out_dir="experiments/keying/results")
+    return f"{architectures_table.short(record['rows'])}\n{shell(command)}"
+
+
+def _architectures_sentence() -> str:
+    return architectures_table.sentence(_results("keying/key_torchvision.json")["rows"])
+
+
+def _attack_commands() -> str:
+    return shell(accuracy_table.newest("vgg16"), *summary.commands(WEIGHTS))
+
+
+def _part_of(attack: str, where: Callable[[dict], bool], columns: tuple[str, ...]) -> str:
+    """Some rows and columns of the results of an attack."""
+    rows = _results(f"attacks/{attack}/{attack}.json")["rows"]
+    return report.markdown([{c: row[c] for c in columns} for row in rows if where(row)])
+
+
+def _known_plaintext() -> str:
+    columns = ("scheme", "known pairs", "certain and right", "right on another image")
+    return _part_of("known_plaintext", lambda row: row["known pairs"] != "5", columns)
+
+
+def _ciphertext_only() -> str:
+    columns = ("scheme", "images", "exact", "within 1 px", "accuracy")
+    return _part_of("ciphertext_only", lambda row: row["attacker knows"] == "nothing", columns)
+
+
+# page -> block -> what makes it
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "accuracy": _accuracy,
+        "speed": _speed,
+        "attacks": summary.markdown,
+        "architectures": _architectures_sentence,
+    },
+    "experiments/classification/README.md": {
+        "table1": _table1,
+        "preresnet20": _table1_preresnet20,
+        "presets": presets_table.markdown,
+    },
+    "experiments/attacks/README.md": {
+        "attacks": lambda: summary.markdown(page=EXPERIMENTS / "attacks"),
+        "commands": _attack_commands,
+        "known_plaintext": _known_plaintext,
+        "ciphertext_only": _ciphertext_only,
+    },
+    "experiments/benchmark/README.md": {
+        "speed": _speed,
+        "per_image": _per_image,
+        "pipeline": _pipeline,
+    },
+    "models/README.md": {"architectures": _architectures},
+}
 
 
 def main() -> None:
-    cli.Parser("Put what was measured into README.md.").parse_args()
-    made = blocks()
-    text = README.read_text()
-    try:
-        for name, block in made.items():
-            text = put_block(text, name, block)
-    except UserError as error:
-        raise UserError(f"{README}: {error}") from error
-    write_text(README, text)
+    cli.Parser("Put what was measured into the pages of documentation.").parse_args()
+    made: dict[Path, str] = {ROOT / page: up_to_date(page) for page in PAGES}
+    for path, text in made.items():
+        write_text(path, text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The README tells the truth: its links lead somewhere, its commands parse, its code runs.
+"""The pages of documentation tell the truth: links lead somewhere, commands parse, code runs.
 
-The commands behind its ``make demo`` are held to the same.
+So does what they show of the results, and the commands behind ``make demo`` are held to the same.
 """
 
 import importlib.util
@@ -13,37 +13,83 @@ from pathlib import Path
 
 import pytest
 
+from experiments import readme
+
 ROOT = Path(__file__).resolve().parents[1]
-TEXT = (ROOT / "README.md").read_text()
-LINKS = re.findall(r"\]\(([^)#]+)[^)]*\)", TEXT)
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+ROOMS = ("checkpoints", "experiments", "models", "operators", "utils")
+PAGES = [ROOT / "README.md"]
+PAGES += sorted(page for room in ROOMS for page in (ROOT / room).rglob("README.md"))
 
 
-def _commands():
-    """Every command of the README's shell blocks, with the folder that it is given in."""
-    for language, block in BLOCKS:
+def _on_pages(pattern, flags=0):
+    """What matches on each page, with the page."""
+    cases = []
+    for page in PAGES:
+        for found in re.findall(pattern, page.read_text(), flags):
+            name = f"{page.relative_to(ROOT)}: {found if isinstance(found, str) else found[1]}"
+            cases.append(pytest.param(page, found, id=name[:100]))
+    return cases
+
+
+def _blocks(wanted):
+    """The code of every page's blocks of a language."""
+    cases = _on_pages(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    return [
+        pytest.param(case.values[0], case.values[1][1], id=case.id)
+        for case in cases
+        if case.values[1][0] == wanted
+    ]
+
+
+def _commands(program, pattern=""):
+    """Every command that calls ``program`` on something that matches, with its folder."""
+    cases = []
+    for case in _blocks("sh"):
         folder = ROOT
-        for line in block.splitlines() if language == "sh" else ():
+        for line in case.values[1].splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["cd"]:
                 folder = folder / words[1]
-            elif words:
-                yield pytest.param(folder, words, id=" ".join(words))
+            elif words[:1] == [program] and re.search(pattern, words[1]):
+                name = f"{case.values[0].relative_to(ROOT)}: {line}"
+                cases.append(pytest.param(folder, words, id=name))
+    return cases
 
 
-def _commands_of(program, pattern):
-    """The commands that call ``program`` on something that matches ``pattern``."""
-    cases = [case for case in _commands() if case.values[1][0] == program]
-    return [case for case in cases if re.search(pattern, case.values[1][1])]
+SCRIPT_CALLS = _commands("python3", r"\.py$")
 
 
-@pytest.mark.parametrize("link", [link for link in LINKS if "://" not in link])
-def test_links_lead_somewhere(link):
-    assert (ROOT / link).exists()
+def test_there_is_a_page_for_every_topic():
+    pages = {str(page.parent.relative_to(ROOT)) for page in PAGES}
+    tasks = {f"experiments/{name}" for name in ("attacks", "benchmark", "classification", "keying")}
+    assert pages == {".", "checkpoints", "models", "operators", *tasks}
 
 
-@pytest.mark.parametrize("name", re.findall(r"`([\w./]+/[\w./]*)`", TEXT))
-def test_paths_exist(name):
+def test_the_first_page_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert tables and all(len(table.splitlines()) - 2 <= 12 for table in tables)
+
+
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_pages_show_what_was_measured(page):
+    assert (ROOT / page).read_text() == readme.up_to_date(page), "run make readme"
+
+
+def test_every_block_that_is_marked_is_made():
+    for page in PAGES:
+        marked = set(re.findall(r"<!-- (\w+) -->", page.read_text()))
+        assert marked == set(readme.PAGES.get(str(page.relative_to(ROOT)), ()))
+
+
+@pytest.mark.parametrize(("page", "link"), _on_pages(r"\]\(([^)#]+)[^)]*\)"))
+def test_links_lead_somewhere(page, link):
+    assert "://" in link or (page.parent / link).exists()
+
+
+@pytest.mark.parametrize(("page", "name"), _on_pages(r"`([\w./]+/[\w./]*)`"))
+def test_paths_exist(page, name):
     written_by_use = name.split("/")[0] in ("data", "runs", "demo", "train", "test")
     assert written_by_use or (ROOT / name).exists()
 
@@ -59,9 +105,26 @@ def _parse(script, flags, monkeypatch):
     return module.parse_args()  # exits on an unknown flag or a value out of range
 
 
-@pytest.mark.parametrize(("folder", "words"), _commands_of("python3", r"\.py$"))
+@pytest.mark.parametrize(("folder", "words"), SCRIPT_CALLS)
 def test_scripts_accept_the_commands(folder, words, monkeypatch):
     _parse(folder / words[1], words[2:], monkeypatch)
+
+
+@pytest.mark.parametrize(("folder", "words"), _commands("torchrun"))
+def test_scripts_accept_the_commands_of_torchrun(folder, words, monkeypatch):
+    script = next(i for i, word in enumerate(words) if word.endswith(".py"))
+    _parse(folder / words[script], words[script + 1 :], monkeypatch)
+
+
+@pytest.mark.parametrize(("folder", "words"), SCRIPT_CALLS)
+def test_paths_in_commands_exist(folder, words):
+    """``PATH``, ``my.key`` and their kind are the reader's own."""
+    assert all((folder / word).exists() for word in words if "/" in word)
+
+
+def test_commands_of_results_hide_nothing():
+    for page in PAGES:
+        assert "***" not in page.read_text()
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
@@ -76,11 +139,18 @@ def test_scripts_accept_the_commands_of_the_demo(monkeypatch):
         assert "image" not in args or (ROOT / args.image).exists()
 
 
-@pytest.mark.parametrize(("folder", "words"), _commands_of("make", ""))
+@pytest.mark.parametrize(("folder", "words"), _commands("make"))
 def test_targets_exist(folder, words):
     assert re.search(rf"^{words[1]}:", (folder / "Makefile").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("code", [block for language, block in BLOCKS if language == "python"])
-def test_code_runs(code):
-    exec(compile(code, "README.md", "exec"), {})
+@pytest.mark.parametrize(("page", "code"), _blocks("python"))
+def test_code_runs(page, code):
+    exec(compile(code, page, "exec"), {})
+
+
+def test_the_paper_is_cited_in_full():
+    facts = ("Fabian", "Jhon", "Henry", "5980", "5984", "10.1109/ICASSP48485.2024.10446218")
+    for name in ("README.md", "CITATION.cff"):
+        text = (ROOT / name).read_text()
+        assert all(fact in text for fact in facts)

@@ -1,47 +1,115 @@
 """The first table in Markdown, from what ``table1.py`` wrote, with how each row came about."""
 
+from collections.abc import Sequence
+
+from experiments.lib.commands import check_seed, pasteable
 from experiments.lib.tables import markdown_table
+
+SCRIPTS = "experiments/classification"
 
 
 def markdown(table: dict) -> str:
-    """The table in Markdown, from what ``table1.json`` holds."""
-    headings = [f"{table['net']} on {table['dataset']}, accuracy", "published", "measured"]
-    rows = [
-        (
-            row["name"],
-            "" if row["published"] is None else f"{row['published']:.1%}",
-            f"{row['accuracy']:.2%}",
-        )
-        for row in table["rows"]
-    ]
-    images = table["rows"][0]["images"]
+    """The table in Markdown, from what ``table1.json`` holds; commands as recorded."""
     lines = [
-        markdown_table(headings, rows, left=1),
-        f"With the key, {table['same_predictions']} of {images} predictions equal the plain "
-        f"network's; the largest difference of a logit is {table['largest_logit_difference']:.1e}.",
-        "",
+        rows(table),
         f"Table: `{table['command']}`, key {table['key']}, weights {table['weights_sha256'][:16]}.",
     ]
-    for name in ("training", "fine_tuning"):
-        if table[name] is not None:
-            lines.append(_provenance(name.replace("_", "-").capitalize(), table[name]))
+    for title, record in _runs(table):
+        lines.append(f"{title}: `{record['command']}`, {_provenance(record)}")
     return "\n".join(lines) + "\n"
 
 
-def _provenance(title: str, record: dict) -> str:
-    """How a run came by its weights, in one sentence."""
+def rows(table: dict) -> str:
+    """The rows, and how the keyed network compares with the plain one image by image."""
+    headings = [f"{table['net']} on {table['dataset']}, accuracy", "published", "measured"]
+    lines = [(row["name"], _published(row), f"{row['accuracy']:.2%}") for row in table["rows"]]
+    return f"{markdown_table(headings, lines, left=1)}\n{agreement([table])}"
+
+
+def agreement(tables: Sequence[dict]) -> str:
+    """On how many images the keyed networks of tables answer as the plain ones do."""
+    same = sum(table["same_predictions"] for table in tables)
+    images = sum(table["rows"][0]["images"] for table in tables)
+    largest = max(table["largest_logit_difference"] for table in tables)
+    return (
+        f"With the key, {same} of {images} predictions equal the plain network's; the largest "
+        f"difference of a logit is {largest:.1e}.\n"
+    )
+
+
+def side_by_side(tables: Sequence[dict]) -> str:
+    """Tables of one data set as one with a column for each network, and how far these agree."""
+    first = tables[0]
+    headings = [
+        f"{first['dataset']}, accuracy",
+        f"{first['net']}, published",
+        *(table["net"] for table in tables),
+    ]
+    measured = zip(*(table["rows"] for table in tables), strict=True)
+    lines = [
+        (rows[0]["name"], _published(rows[0]), *(f"{row['accuracy']:.2%}" for row in rows))
+        for rows in measured
+    ]
+    return f"{markdown_table(headings, lines, left=1)}\n{agreement(tables)}"
+
+
+def how(table: dict) -> str:
+    """How the rows came about, and the commands that repeat them, to be pasted."""
+    lines = [f"- Key {table['key']}, weights {table['weights_sha256'][:16]}."]
+    lines += [f"- {title}: {_provenance(record)}" for title, record in _runs(table)]
+    return "\n".join(lines) + "\n"
+
+
+def commands(table: dict, weights: str, out_dir: str, train: bool = True) -> list[str]:
+    """The commands that repeat a table, to be pasted at the repository's root.
+
+    Args:
+        table: what ``table1.json`` holds.
+        weights: where the trained weights lie, for the shell.
+        out_dir: folder of the results, from the repository's root.
+        train: begin with the training.
+
+    Raises:
+        UserError: if the key of the table is not the published seed.
+    """
+    check_seed(table["key"], table["dataset"])
+    script = f"{SCRIPTS}/table1.py"
+    made = pasteable(table["command"], script, weights=weights, out_dir=out_dir)
+    if not train:
+        return [made]
+    # trained on plain images: its seed was no key of anything
+    training = pasteable(table["training"]["command"], f"{SCRIPTS}/train_cifar10.py", seed=None)
+    return [training, newest(table["net"]), made]
+
+
+def newest(net: str) -> str:
+    """The shell's way to set ``WEIGHTS`` to the weights that were trained last."""
+    return f"WEIGHTS=$(ls -t checkpoints/{net}/*/last.pt | head -1)"
+
+
+def _published(row: dict) -> str:
+    return "" if row["published"] is None else f"{row['published']:.1%}"
+
+
+def _runs(table: dict) -> list[tuple[str, dict]]:
+    runs = {"Training": table["training"], "Fine-tuning": table["fine_tuning"]}
+    return [(title, record) for title, record in runs.items() if record is not None]
+
+
+def _provenance(record: dict) -> str:
+    """How a run came by its weights."""
     minutes = sum(epoch["seconds"] for epoch in record["epochs"]) / 60
     threads = "1 thread" if record["threads"] == 1 else f"{record['threads']} threads"
     hardware = record["gpu"] or f"{record['cpu']}, {threads}"
     chosen = {
-        "last": "last epoch, the test set chose nothing",
+        "last": "the last epoch is reported, whatever its test accuracy",
         "test": "epoch chosen on the test set",
     }
     selection = chosen.get(record["select"], "epoch chosen on held-out training images")
     resumed = "".join(f", resumed at {_short(part['commit'])}" for part in record["resumed"])
     return (
-        f"{title}: `{record['command']}`, epochs: {len(record['epochs'])}, training seed "
-        f"{record['train_seed']}, {minutes:.0f} minutes on {hardware}; {selection}; "
+        f"epochs: {len(record['epochs'])}, training seed {record['train_seed']}, "
+        f"{minutes:.0f} minutes on {hardware}; {selection}; "
         f"commit {_short(record['commit'])}{resumed}."
     )
 

@@ -36,3 +36,17 @@ def short(rows: list[dict]) -> str:
             cells = (exact, difference, ", ".join(f"{row['cost']:.2f}x" for row in group))
         lines.append((name, sizes, *cells))
     return markdown_table(["architecture", "H x W", "exact", "difference", "cost"], lines, left=3)
+
+
+def sentence(rows: list[dict]) -> str:
+    """How many architectures were keyed, how exactly, and at what cost."""
+    nets = {row["net"] for row in rows}
+    refused = {row["net"] for row in rows if "reason" in row}
+    keyed = [row for row in rows if "reason" not in row]
+    inexact = {row["net"] for row in keyed if not row["exact"]}
+    costs = [row["cost"] for row in keyed]
+    return (
+        f"Of {len(nets)} architectures of torchvision, {len(nets - refused)} were keyed and "
+        f"{len(nets - refused - inexact)} of these give the plain network's output up to rounding; "
+        f"a forward pass takes {min(costs):.2f} to {max(costs):.2f} times as long.\n"
+    )

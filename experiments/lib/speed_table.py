@@ -1,7 +1,8 @@
-"""The short table of the README from what ``speed.py -json`` wrote.
+"""The short tables of speed from what the benchmarks wrote with ``-json``.
 
 One line for each configuration: the plain network's time, and those of the keyed ones relative to
-it. All rows, with their spread and peak memory, are in the table that ``speed.py`` writes.
+it. All rows, with their spread and peak memory, are in the table that ``speed.py`` writes. Beside
+it, what ``per_image.py`` measured.
 """
 
 from experiments.lib.tables import markdown_table
@@ -51,7 +52,17 @@ def speed_table(record: dict) -> str:
             markdown_table(headings, lines, left=1),
             f"Keying a plain {record['net']} takes {build['median']:.2f} s. Medians of up to "
             f"{build['rounds']} rounds on {processor}, {where['threads']} threads, "
-            f"{record['memory_format']}, torch {where['torch']}: `{record['command']}`.",
+            f"{record['memory_format']}, torch {where['torch']}.",
             "",
         ]
     )
+
+
+def per_image_table(record: dict) -> str:
+    """The record of ``per_image.py`` as a Markdown table; times in milliseconds."""
+    rows = (
+        (row["candidate"], f"{1e3 * row['median']:.0f}", f"{row['ratio']:.2f}")
+        for row in record["rows"]
+    )
+    heading = f"keys, inference, 32x32, batch {record['batch']}"
+    return markdown_table([heading, "ms", "x fixed"], rows, left=1)

@@ -1,7 +1,7 @@
 """All attacks in one table: how far each one got against each scheme.
 
-The figures are read from the committed ``results/NAME/NAME.json``. The table's place is README.md,
-where ``experiments/readme.py`` puts it.
+The figures are read from the committed ``results/NAME/NAME.json``. ``experiments/readme.py`` puts
+the table into the pages, and the commands that repeat the attacks.
 """
 
 import json
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.conf import ROOT
+from experiments.lib.commands import pasteable
 from experiments.lib.schemes import RESULTS, SCHEMES
 from experiments.lib.tables import markdown_table
 from utils.runtime.errors import UserError
@@ -54,11 +55,12 @@ HEADLINES = (
 )
 
 
-def markdown(results: Path = RESULTS) -> str:
+def markdown(results: Path = RESULTS, page: Path = ROOT) -> str:
     """The table in Markdown: a row for each attack, a column for each scheme.
 
     Args:
         results: folder of the attacks' folders of results.
+        page: folder of the page that shows it, where its links start.
 
     Raises:
         UserError: for results that are there and cannot be used.
@@ -67,12 +69,27 @@ def markdown(results: Path = RESULTS) -> str:
     for headline in HEADLINES:
         path = results / headline.attack / f"{headline.attack}.json"
         if path.is_file():
-            link = (RESULTS / headline.attack / f"{headline.attack}.md").relative_to(ROOT)
+            link = (RESULTS / headline.attack / f"{headline.attack}.md").relative_to(page)
             lines.append([f"[{headline.title}]({link})", *_cells(headline, path)])
         else:
             missing.append(f"`{headline.attack}.py`")
     table = markdown_table(["attack", *SCHEMES], lines, left=1)
     return f"{table}\nNot measured: {', '.join(missing)}.\n" if missing else table
+
+
+def commands(weights: str) -> list[str]:
+    """The command of each attack that was measured, to be pasted at the repository's root.
+
+    Args:
+        weights: where the weights of the network under attack lie, for the shell.
+    """
+    shown = []
+    for headline in HEADLINES:
+        name = headline.attack
+        record = json.loads((RESULTS / name / f"{name}.json").read_text())
+        script = f"experiments/attacks/{name}.py"
+        shown.append(pasteable(record["command"], script, weights=weights, out_dir=None))
+    return shown
 
 
 def _cells(headline: Headline, path: Path) -> Iterator[str]:

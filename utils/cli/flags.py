@@ -28,6 +28,7 @@ from utils.training.recipe import (
 from utils.training.run import RunOptions
 
 AMP_HELP = "bfloat16 autocast; auto: where a short trial finds bfloat16 faster than float32"
+PRESETS_PAGE = "experiments/classification/README.md"
 RECIPE_FLAGS = {
     "epochs": ("-epochs", cli.positive_int, "epochs to train"),
     "batch_size": ("-b", cli.positive_int, "images per step"),
@@ -103,23 +104,35 @@ READ_WHERE = {
 
 def add_recipe(parser: Parser, preset: str) -> None:
     """Add ``-preset``, and a flag for each field of a recipe that can be overridden."""
-    group = parser.add_argument_group("recipe", "the preset, and flags that override it")
-    group.add_argument("-preset", choices=PRESETS, default=preset, help="training recipe")
+    group = parser.add_argument_group(
+        "recipe", f"the preset, and flags that override it; {PRESETS_PAGE} has the presets' values"
+    )
+    group.add_argument(
+        "-preset",
+        choices=PRESETS,
+        default=preset,
+        metavar="NAME",
+        help=f"training recipe: {', '.join(PRESETS)}",
+    )
     for name, (flag, kind, text) in RECIPE_FLAGS.items():
-        values = ", ".join(f"{p}: {_shown(getattr(r, name))}" for p, r in PRESETS.items())
-        options = {"choices": kind} if isinstance(kind, tuple) else {"type": kind}
+        options = {"choices": kind} if isinstance(kind, tuple) else {"type": kind, "metavar": "N"}
         if kind is SCHEDULES:
             options["type"] = lambda given: OLD_SCHEDULES.get(given, given)
         if kind is cli.switch:
             options |= {"nargs": "?", "const": True, "metavar": "on|off"}
-        text = f"{text} (default, by preset: {values})"
+        elif kind in (cli.shares, cli.sides):
+            options |= {"metavar": "N,N,..."}
+        text = f"{text} (default: the preset's)"
         group.add_argument(flag, dest=name, default=None, help=text, **options)
 
 
-def _shown(value: object) -> object:
+def shown(value: object) -> str:
+    """A value of a recipe, as its flag takes it; ``none`` for an empty list."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return ",".join(f"{v:.3g}" for v in value) or "none" if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return ",".join(f"{v:.3g}" for v in value) or "none"
+    return str(value)
 
 
 def recipe_from(args) -> Recipe:
@@ -173,12 +186,14 @@ def check_init(parser: Parser, args) -> None:
 
 def add_network(parser: Parser, net: str = "vgg16") -> None:
     """Add ``-net``."""
+    plain = [name for name in models.names() if not models.is_keyed(name)]
     parser.add_argument(
         "-net",
         type=network,
         default=net,
         metavar="NET",
-        help=f"network: {', '.join(models.names())}, torchvision:NAME, torchvision:NAME_permuted",
+        help=f"network: {', '.join(plain)}, or torchvision:NAME; with {models.KEYED_SUFFIX} "
+        "appended, its keyed twin",
     )
 
 

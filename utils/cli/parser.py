@@ -25,6 +25,17 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         # a default of None is explained by the help text itself
         return action.help if action.default is None else super()._get_help_string(action)
 
+    def add_usage(self, usage, actions, groups, prefix=None) -> None:
+        # optional flags, dozens of them, are explained below it
+        needed = [_needed(action) for action in actions if action.required]
+        super().add_usage(" ".join(["%(prog)s", *needed, "[flags]"]), actions, groups, prefix)
+
+
+def _needed(action: argparse.Action) -> str:
+    if not action.option_strings:
+        return "|".join(action.choices)
+    return f"{action.option_strings[0]} {action.metavar or action.dest.upper()}"
+
 
 class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` without abbreviations whose errors are one line, with status 2."""
