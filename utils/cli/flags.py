@@ -120,7 +120,7 @@ def add_recipe(parser: Parser, preset: str) -> None:
             options["type"] = lambda given: OLD_SCHEDULES.get(given, given)
         if kind is cli.switch:
             options |= {"nargs": "?", "const": True, "metavar": "on|off"}
-        elif kind in (cli.shares, cli.sides):
+        elif kind in (cli.fractions, cli.sides):
             options |= {"metavar": "N,N,..."}
         text = f"{text} (default: the preset's)"
         group.add_argument(flag, dest=name, default=None, help=text, **options)
