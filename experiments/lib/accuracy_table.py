@@ -98,6 +98,7 @@ def _runs(table: dict) -> list[tuple[str, dict]]:
 
 def _provenance(record: dict) -> str:
     """How a run came by its weights."""
+    epochs = "1 epoch" if len(record["epochs"]) == 1 else f"{len(record['epochs'])} epochs"
     minutes = sum(epoch["seconds"] for epoch in record["epochs"]) / 60
     threads = "1 thread" if record["threads"] == 1 else f"{record['threads']} threads"
     hardware = record["gpu"] or f"{record['cpu']}, {threads}"
@@ -108,9 +109,8 @@ def _provenance(record: dict) -> str:
     selection = chosen.get(record["select"], "epoch chosen on held-out training images")
     resumed = "".join(f", resumed at {_short(part['commit'])}" for part in record["resumed"])
     return (
-        f"epochs: {len(record['epochs'])}, training seed {record['train_seed']}, "
-        f"{minutes:.0f} minutes on {hardware}; {selection}; "
-        f"commit {_short(record['commit'])}{resumed}."
+        f"{epochs}, training seed {record['train_seed']}, {minutes:.0f} minutes on {hardware}; "
+        f"{selection}; commit {_short(record['commit'])}{resumed}."
     )
 
 

@@ -1,7 +1,7 @@
 """The presets of training side by side: a row for each flag, a column for each preset."""
 
 from experiments.lib.tables import markdown_table
-from utils.cli.flags import READ_WHERE, RECIPE_FLAGS, shown
+from utils.cli.flags import READ_WHERE, RECIPE_FLAGS
 from utils.training.recipe import PRESETS, Recipe
 
 
@@ -15,5 +15,13 @@ def markdown() -> str:
 
 
 def _cell(recipe: Recipe, name: str) -> str:
-    owner, needed = READ_WHERE.get(name, (name, getattr(recipe, name)))
-    return shown(getattr(recipe, name)) if getattr(recipe, owner) == needed else ""
+    value = getattr(recipe, name)
+    if name in READ_WHERE:
+        owner, needed = READ_WHERE[name]
+        if getattr(recipe, owner) != needed:
+            return ""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ",".join(f"{v:.3g}" for v in value)
+    return value if isinstance(value, str) else f"{value:g}"

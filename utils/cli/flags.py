@@ -126,15 +126,6 @@ def add_recipe(parser: Parser, preset: str) -> None:
         group.add_argument(flag, dest=name, default=None, help=text, **options)
 
 
-def shown(value: object) -> str:
-    """A value of a recipe, as its flag takes it; ``none`` for an empty list."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, tuple):
-        return ",".join(f"{v:.3g}" for v in value) or "none"
-    return str(value)
-
-
 def recipe_from(args) -> Recipe:
     """The preset of ``args`` with the fields that were given as flags.
 
