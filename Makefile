@@ -13,13 +13,13 @@ DEMO_NET := -dataset shapes10 -checkpoint_dir $(DEMO)/checkpoints
 demo: $(VENV)/.runtime
 	$(BIN)/python $(CLS)/train_cifar10.py -net vgg16 -preset fast -epochs 2 -warm 0.5 -b 128 -muon_lr 0.05 -cutout 0 -save_weights -log_dir $(DEMO)/runs $(DEMO_NET)
 	@echo "--- plain images"
-	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16 -json $(DEMO)/plain.json $(DEMO_NET)
+	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16 -out $(DEMO)/plain.json $(DEMO_NET)
 	@echo "--- scrambled images, with the key"
-	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16_permuted -permute -seed $(DEMO_KEY) -json $(DEMO)/keyed.json $(DEMO_NET)
+	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16_permuted -permute -seed $(DEMO_KEY) -out $(DEMO)/keyed.json $(DEMO_NET)
 	@echo "--- scrambled images, without the key"
-	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16_permuted -permute -wrong_key -seed $(DEMO_KEY) -json $(DEMO)/wrong_key.json $(DEMO_NET)
+	$(BIN)/python $(CLS)/test_cifar10.py -net vgg16_permuted -permute -wrong_key -seed $(DEMO_KEY) -out $(DEMO)/wrong_key.json $(DEMO_NET)
 	@echo "--- one scrambled picture"
-	$(BIN)/python $(CLS)/inference.py -net vgg16_permuted -permute -seed $(DEMO_KEY) -image static/shape.png -save_dir $(DEMO)/pictures $(DEMO_NET)
+	$(BIN)/python $(CLS)/inference.py -net vgg16_permuted -permute -seed $(DEMO_KEY) -image static/shape.png -out_dir $(DEMO)/pictures $(DEMO_NET)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

@@ -102,32 +102,25 @@ def _table1_preresnet20() -> str:
     return _accuracy_of(table, _preresnet20_commands(table, train=True))
 
 
+def _benchmark_command(record: dict, name: str) -> str:
+    """Older records name each file that was written, newer ones the folder."""
+    files = dict.fromkeys(("json", "markdown", "png", "out_dir"))
+    command = pasteable(record["command"], f"{BENCHMARK}/{name}.py", **files)
+    return shell(f"{command} -out_dir {BENCHMARK}/results")
+
+
 def _speed() -> str:
     record = _results("benchmark/speed.json")
-    files = {end: f"{BENCHMARK}/results/speed.{end}" for end in ("json", "png")}
-    files["markdown"] = f"{BENCHMARK}/results/speed.md"
-    command = pasteable(record["command"], f"{BENCHMARK}/speed.py", **files)
-    return f"{speed_table(record)}\n{shell(command)}"
+    return f"{speed_table(record)}\n{_benchmark_command(record, 'speed')}"
 
 
 def _per_image() -> str:
     record = _results("benchmark/per_image.json")
-    file = f"{BENCHMARK}/results/per_image.json"
-    command = pasteable(record["command"], f"{BENCHMARK}/per_image.py", json=file)
-    return f"{per_image_table(record)}\n{shell(command)}"
+    return f"{per_image_table(record)}\n{_benchmark_command(record, 'per_image')}"
 
 
 def _pipeline() -> str:
-    record = _results("benchmark/pipeline.json")
-    files = {end: f"{BENCHMARK}/results/pipeline.{end}" for end in ("json", "md")}
-    return shell(
-        pasteable(
-            record["command"],
-            f"{BENCHMARK}/pipeline.py",
-            json=files["json"],
-            markdown=files["md"],
-        )
-    )
+    return _benchmark_command(_results("benchmark/pipeline.json"), "pipeline")
 
 
 def _architectures() -> str:

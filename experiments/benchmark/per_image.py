@@ -1,6 +1,6 @@
 """What per-image keys cost: VGG16 from uint8 images to logits, in interleaved rounds.
 
-    python3 experiments/benchmark/per_image.py -json per_image.json
+    python3 per_image.py -out_dir results
 
 Every candidate starts from the batch that the server received and includes deriving the keys from
 the nonces. ``fixed`` is the keyed network under one key. ``per-image`` and ``per-image values``
@@ -20,16 +20,14 @@ from models.per_image import PerImageNetwork
 from operators import Key, PerImageScrambler
 from operators.key import new_nonces
 from utils import cli
-from utils.io.run_record import environment, public_command, write_json
 
-FILES = {"json": "results"}
 SECRET = Key(bytes(range(32)))
 
 
 def parse_args():
     parser = cli.Parser("Time per-image keys beside one key for all images.")
     parser.add_argument("-b", type=cli.positive_int, default=64, help="images per batch")
-    benchmark_flags.add(parser, FILES)
+    benchmark_flags.add(parser, "per_image.json")
     return parser.parse_args()
 
 
@@ -63,15 +61,14 @@ def candidates(batch: int, device: torch.device) -> dict:
 
 def main() -> None:
     args = parse_args()
-    device = benchmark_flags.set_up(args, FILES)
+    device = benchmark_flags.set_up(args)
     calls = candidates(args.b, device)
     timings = time_side_by_side(calls, dict.fromkeys(calls, "fixed"), args.rounds, device)
     for name, timing in timings.items():
         print(f"{name:<20}{timing}")
-    if args.json is not None:
+    if args.out_dir is not None:
         rows = [{"candidate": name, **asdict(timing)} for name, timing in timings.items()]
-        record = {"command": public_command(), "batch": args.b, "rows": rows}
-        write_json(args.json, record | {"environment": environment()})
+        benchmark_flags.write(args.out_dir, "per_image", {"batch": args.b, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Scrambling beside a plain copy, and the training loop's data path beside the step it feeds.
 
-    cd experiments/benchmark/results
-    python3 ../pipeline.py -json pipeline.json -markdown pipeline.md
+    python3 pipeline.py -out_dir results
 
 GB/s counts the bytes of the batch once. Ratios refer to ``clone()`` of the same batch for
 scrambling, to the same path without a key for the data path, and, where that is timed beside a
@@ -22,14 +21,11 @@ from operators import ImageScrambler
 from utils import cli
 from utils.data.augment import Preprocess, augment, plan_epoch
 from utils.data.datasets import DATASETS, ImageSet
-from utils.io.atomic import write_text
-from utils.io.run_record import environment, public_command, write_json
 from utils.runtime.stop import StopSignal
 from utils.training.recipe import PRESETS, Recipe
 from utils.training.trainer import Trainer
 
 SEED = 1312
-FILES = {"json": "results", "markdown": "table"}
 SPEC = DATASETS["cifar10"]
 BATCHES = (  # (images, side in pixels, dtype)
     (10_000, 32, torch.uint8),
@@ -43,7 +39,7 @@ BATCHES = (  # (images, side in pixels, dtype)
 def parse_args():
     parser = cli.Parser("Time scrambling beside a copy, and the training loop's data path.")
     parser.add_argument("-b", type=cli.positive_int, default=512, help="images per training batch")
-    benchmark_flags.add(parser, FILES)
+    benchmark_flags.add(parser, "pipeline.json and the table pipeline.md")
     return parser.parse_args()
 
 
@@ -136,19 +132,16 @@ def markdown(rows: list[dict]) -> str:
 
 def main() -> None:
     args = parse_args()
-    device = benchmark_flags.set_up(args, FILES)
+    device = benchmark_flags.set_up(args)
     started = time.perf_counter()
     rows = []
     for count, side, dtype in BATCHES:
         rows += scrambling(count, side, dtype, args.rounds, device)
     rows += training(args.b, args.rounds, device)
     print(markdown(rows))
-    if args.json is not None:
-        record = {"command": public_command(), "environment": environment(), "rows": rows}
-        seconds = time.perf_counter() - started
-        write_json(args.json, record | {"device": device.type, "seconds": seconds})
-    if args.markdown is not None:
-        write_text(args.markdown, markdown(rows))
+    if args.out_dir is not None:
+        record = {"rows": rows, "device": device.type, "seconds": time.perf_counter() - started}
+        benchmark_flags.write(args.out_dir, "pipeline", record, markdown(rows))
 
 
 if __name__ == "__main__":

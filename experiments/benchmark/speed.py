@@ -1,7 +1,6 @@
 """Keyed networks beside ordinary ones: inference and training steps, in interleaved rounds.
 
-    cd experiments/benchmark/results
-    python3 ../speed.py -json speed.json -markdown speed.md -png speed.png
+    python3 speed.py -out_dir results
 
 Candidates, each with the base that its ratio refers to:
 
@@ -41,14 +40,11 @@ from operators import ImageScrambler
 from utils import cli
 from utils.cli import flags
 from utils.inference.network import check_batch_of_one
-from utils.io.atomic import write_text
-from utils.io.run_record import environment, public_command, write_json
 from utils.runtime.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MODES = ("inference", "training")
-FILES = {"json": "results", "markdown": "table", "png": "chart of the ratios"}
 BASES = {
     "plain": "plain",
     "deform": "plain",
@@ -115,7 +111,7 @@ def parse_args():
         help="of images and weights",
     )
     parser.add_argument("-no_deform", action="store_true", help="leave out the slow deform backend")
-    benchmark_flags.add(parser, FILES)
+    benchmark_flags.add(parser, "speed.json, the table speed.md and the chart speed.png")
     return parser.parse_args()
 
 
@@ -252,7 +248,7 @@ def markdown(rows: list[dict]) -> str:
 
 def main() -> None:
     args = parse_args()
-    device = benchmark_flags.set_up(args, FILES)
+    device = benchmark_flags.set_up(args)
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(SEED)
     started = time.perf_counter()
@@ -262,18 +258,16 @@ def main() -> None:
         print(f"{label(rows[-1])}: done", file=sys.stderr, flush=True)
     print(markdown(rows))
 
-    if args.json is not None:
-        record = {"command": public_command(), "environment": environment(), "rows": rows}
-        settings = {"net": args.net, "memory_format": args.memory_format, "device": device.type}
-        write_json(args.json, record | settings | {"seconds": time.perf_counter() - started})
-    if args.markdown is not None:
-        write_text(args.markdown, markdown(rows))
-    if args.png is not None:
+    if args.out_dir is not None:
+        record = {"rows": rows, "net": args.net, "memory_format": args.memory_format}
+        record |= {"device": device.type, "seconds": time.perf_counter() - started}
+        benchmark_flags.write(args.out_dir, "speed", record, markdown(rows))
         groups: dict[str, dict[str, float]] = {}
         for row in rows:
             if row["candidate"] != row["base"]:
                 groups.setdefault(label(row), {})[row["candidate"]] = row["ratio"]
-        bar_chart(args.png, f"Keyed {args.net}: time relative to the ordinary network", groups)
+        title = f"Keyed {args.net}: time relative to the ordinary network"
+        bar_chart(args.out_dir / "speed.png", title, groups)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Classify one picture, plain or scrambled, and show what the server sees (paper, figure 2).
 
 python3 inference.py -net "vgg16" -weights PATH -image PATH
-python3 inference.py -net "vgg16_permuted" -permute -weights PATH -image PATH -save_dir DIR
+python3 inference.py -net "vgg16_permuted" -permute -weights PATH -image PATH -out_dir DIR
 python3 inference.py -net "vgg16_permuted" -permute -per_image -key my.key -weights PATH -image PATH
 python3 inference.py -net "vgg16_permuted" -scrambled -key my.key -weights PATH -image PATH
 """
@@ -46,7 +46,7 @@ def parse_args():
         "-image", type=Path, required=True, help="picture of any size; its centre is used"
     )
     parser.add_argument(
-        "-save_dir", type=Path, default=None, help="folder for PNGs of it; default: none are made"
+        "-out_dir", type=Path, default=None, help="folder for PNGs of it; default: none are made"
     )
     args = parser.parse_args()
     flags.check_backend(parser, args, models.is_keyed(args.net))
@@ -60,8 +60,8 @@ def parse_args():
 def main() -> None:
     args = parse_args()
     device = select_device(args.gpu)
-    if args.save_dir is not None:
-        flags.writable_folder(args.save_dir, "-save_dir")
+    if args.out_dir is not None:
+        flags.writable_folder(args.out_dir, "-out_dir")
     picture = None if args.scrambled else read_image(args.image)
     weights = flags.weights_from(args)
     if args.permute or args.scrambled:
@@ -97,15 +97,15 @@ def main() -> None:
     for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         print(f"{deployed.classes[index]:<16}{probability:7.2%}")
 
-    if args.save_dir is not None:
-        args.save_dir.mkdir(parents=True, exist_ok=True)
+    if args.out_dir is not None:
+        args.out_dir.mkdir(parents=True, exist_ok=True)
         images = [image]
-        save_png(image, args.save_dir / "image.png")
+        save_png(image, args.out_dir / "image.png")
         if args.permute or args.scrambled:
             images.append(seen)
-            scrambled_png.write(seen, label, args.save_dir / "scrambled.png")
-        _save_overview(deployed.net, images, features[0], args.save_dir / "features.png")
-        print(f"pictures: {args.save_dir}")
+            scrambled_png.write(seen, label, args.out_dir / "scrambled.png")
+        _save_overview(deployed.net, images, features[0], args.out_dir / "features.png")
+        print(f"pictures: {args.out_dir}")
     if args.permute or args.scrambled:
         flags.warn_of_seed(args)
 

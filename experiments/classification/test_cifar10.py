@@ -40,7 +40,7 @@ def parse_args():
     parser.add_argument("-b", type=cli.positive_int, default=64, help="images per batch")
     flags.add_amp(parser)
     parser.add_argument(
-        "-json", type=Path, default=None, help="write the result to this file; default: nowhere"
+        "-out", type=Path, default=None, help="JSON file for the result; default: none is written"
     )
     args = parser.parse_args()
     flags.check_backend(parser, args, is_keyed(args.net))
@@ -55,7 +55,7 @@ def main() -> None:
     args = parse_args()
     device = select_device(args.gpu)
     keep_freed_memory()
-    flags.writable_file(args.json, "-json")
+    flags.writable_file(args.out, "-out")
     weights = flags.weights_from(args)
     trained = load(weights, args.dataset)
     image_size = trained.spec.image_size
@@ -74,9 +74,9 @@ def main() -> None:
     logits = all_logits(deployed.net, deployed.preprocess, data, args.b, device, amp)
     correct = count_correct(logits, data.labels)
     print(f"Accuracy: {correct / len(data):.2%} ({correct}/{len(data)})")
-    if args.json is not None:
+    if args.out is not None:
         write_json(
-            args.json,
+            args.out,
             {
                 "net": args.net,
                 "dataset": args.dataset,

@@ -1,6 +1,6 @@
 """Export a trained network for machines without this project: ONNX or torch.export.
 
-    python3 export.py -net vgg16_permuted -seed 1312 -weights PATH -output vgg16.onnx
+    python3 export.py -net vgg16_permuted -seed 1312 -weights PATH -out vgg16.onnx
 
 A keyed network is written with the ``gather`` backend: reorderings are Gather, a standard operator,
 so the file runs where DeformConv does not. The batch is dynamic. The exported file contains the
@@ -43,20 +43,20 @@ def parse_args():
         "-fold_batch_norm", action="store_true", help="let convolutions absorb batch normalisation"
     )
     parser.add_argument(
-        "-output", type=Path, required=True, help="file to write: NAME.onnx or NAME.pt2"
+        "-out", type=Path, required=True, help="file to write: NAME.onnx or NAME.pt2"
     )
     args = parser.parse_args()
     given = args.seed is not None or args.key is not None
     if not models.is_keyed(args.net) and (given or args.fold_keys):
         parser.error(f"-net {args.net} has no key; -seed, -key and -fold_keys are for keyed nets")
-    if args.output.suffix not in FORMATS:
-        parser.error(f"-output: expected NAME.onnx or NAME.pt2, got {args.output}")
+    if args.out.suffix not in FORMATS:
+        parser.error(f"-out: expected NAME.onnx or NAME.pt2, got {args.out}")
     return args
 
 
 def main() -> None:
     args = parse_args()
-    flags.writable_file(args.output, "-output")
+    flags.writable_file(args.out, "-out")
     data = DATASETS[args.dataset]
     weights = flags.weights_from(args)
     if models.is_keyed(args.net):
@@ -72,7 +72,7 @@ def main() -> None:
     if args.fold_batch_norm:
         net = fold_batch_norm(net)
 
-    kind = args.output.suffix
+    kind = args.out.suffix
     file = export(net, data.image_size, kind)
     images = torch.randn(3, 3, *data.image_size)  # not the batch it was traced with
     with torch.no_grad():
@@ -80,10 +80,10 @@ def main() -> None:
     if exported is not None and not torch.allclose(exported, expected, rtol=1e-3, atol=1e-4):
         raise UserError(f"{FORMATS[kind]}: the exported network differs from {args.net}")
     mode = 0o600 if models.is_keyed(args.net) else 0o644
-    write_atomically(args.output, lambda out: out.write(file), mode)
+    write_atomically(args.out, lambda out: out.write(file), mode)
 
     height, width = data.image_size
-    print(f"{args.output}: {FORMATS[kind]}, {len(file) / 1e6:.1f} MB")
+    print(f"{args.out}: {FORMATS[kind]}, {len(file) / 1e6:.1f} MB")
     print(
         f"input: images (batch, 3, {height}, {width}) float32 in 0..1, less {data.mean}, ", end=""
     )

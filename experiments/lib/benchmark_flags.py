@@ -1,4 +1,4 @@
-"""The flags that the benchmarks share, and what must happen before anything is timed."""
+"""What the benchmarks share: their flags, what must happen before anything is timed, results."""
 
 import os
 from argparse import ArgumentTypeError
@@ -8,25 +8,22 @@ import torch
 
 from utils import cli
 from utils.cli import flags
+from utils.io.atomic import write_text
+from utils.io.run_record import environment, public_command, write_json
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.device import select_device
 
 
-def add(parser: cli.Parser, files: dict[str, str]) -> None:
-    """Add ``-rounds``, ``-gpu``, ``-threads`` and a flag for each file of results.
-
-    Args:
-        files: name of the flag, and what the file holds.
-    """
+def add(parser: cli.Parser, what: str) -> None:
+    """Add ``-rounds``, ``-gpu``, ``-threads`` and ``-out_dir``, the folder for ``what``."""
     parser.add_argument("-rounds", type=cli.positive_int, default=11, help="rounds that count")
     parser.add_argument(
         "-threads", type=threads, default=None, help="CPU threads; default: PyTorch's choice"
     )
     flags.add_device(parser)
-    for flag, what in files.items():
-        parser.add_argument(
-            f"-{flag}", type=Path, default=None, help=f"file for the {what}; default: nowhere"
-        )
+    parser.add_argument(
+        "-out_dir", type=Path, default=None, help=f"folder for {what}; default: none are written"
+    )
 
 
 def threads(text: str) -> int:
@@ -37,16 +34,25 @@ def threads(text: str) -> int:
     return count
 
 
-def set_up(args, files: dict[str, str]) -> torch.device:
-    """Check device and files, set the threads and the allocator; the device to time on.
+def set_up(args) -> torch.device:
+    """Check device and folder, set the threads and the allocator; the device to time on.
 
     Raises:
-        UserError: if there is no such device, or a file could not be written.
+        UserError: if there is no such device, or the folder cannot be written to.
     """
     device = select_device(args.gpu)
-    for flag in files:
-        flags.writable_file(getattr(args, flag), f"-{flag}")
+    if args.out_dir is not None:
+        flags.writable_folder(args.out_dir, "-out_dir")
     keep_freed_memory()
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     return device
+
+
+def write(out_dir: Path, name: str, record: dict, table: str | None = None) -> None:
+    """Write ``name.json``, with command and environment, and a Markdown table as ``name.md``."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    origin = {"command": public_command(), "environment": environment()}
+    write_json(out_dir / f"{name}.json", origin | record)
+    if table is not None:
+        write_text(out_dir / f"{name}.md", table)

@@ -1,4 +1,4 @@
-"""The short tables of speed from what the benchmarks wrote with ``-json``.
+"""The short tables of speed from what the benchmarks wrote.
 
 One line for each configuration: the plain network's time, and those of the keyed ones relative to
 it. All rows, with their spread and peak memory, are in the table that ``speed.py`` writes. Beside

@@ -58,7 +58,7 @@ def damaged_pictures(folder: Path, picture: Path) -> dict[Path, str]:
 
 def test_pictures(script, refused, tmp_path, picture, weights):
     for path, word in damaged_pictures(tmp_path, picture).items():
-        words = ("-weights", weights, "-image", path, "-save_dir", "out")
+        words = ("-weights", weights, "-image", path, "-out_dir", "out")
         line = refused(script("inference.py", *words))
         assert path.name in line and word in line, line
 
@@ -112,7 +112,7 @@ def test_weights(script, refused, tmp_path, weights, tree):
         "hundred.pt": ["classifier.6.weight", "(100, 4096)", "(10, 4096)"],
     }
     for name, parts in expected.items():
-        words = ("-data_dir", tree, "-weights", tmp_path / name, "-json", "result.json")
+        words = ("-data_dir", tree, "-weights", tmp_path / name, "-out", "result.json")
         line = refused(script("test_cifar10.py", *words))
         assert str(tmp_path / name) in line and all(part in line for part in parts), line
 
@@ -120,7 +120,7 @@ def test_weights(script, refused, tmp_path, weights, tree):
 def test_weights_of_every_other_script(script, refused, tmp_path, tree, picture):
     torch.save({"conv1.weight": Code()}, tmp_path / "code.pt")
     for name, words in (
-        ("inference.py", ("-image", picture, "-save_dir", "out")),
+        ("inference.py", ("-image", picture, "-out_dir", "out")),
         ("train_cifar10.py", ("-load_weights", "-data_dir", tree, "-save_weights")),
         ("table1.py", ("-data_dir", tree, "-out_dir", "out", "-checkpoint_dir", "c")),
     ):
@@ -195,13 +195,13 @@ def test_places_that_cannot_be_written(script, refused, tmp_path, tree, weights,
     for place in places:
         for words in (
             (*train, "-save_weights", "-checkpoint_dir", place),
-            (*infer, "-save_dir", place),
+            (*infer, "-out_dir", place),
             (*table, "-out_dir", place),
             (*table, "-out_dir", "out", "-checkpoint_dir", place),
-            (*test, "-json", place / "result.json"),
+            (*test, "-out", place / "result.json"),
         ):
             assert str(place) in refused(script(*words))
-    assert "expected a file" in refused(script(*test, "-json", tmp_path))
-    assert "expected a file" in refused(script(*test, "-json", "/dev/null"))
+    assert "expected a file" in refused(script(*test, "-out", tmp_path))
+    assert "expected a file" in refused(script(*test, "-out", "/dev/null"))
     line = refused(script("train_cifar10.py", "-data_dir", tree, "-log_dir", in_the_way / "below"))
     assert str(in_the_way) in line

@@ -46,14 +46,14 @@ def test_the_scripts_find_it(run, script, tree, picture, tmp_path):
     given = ("-key", folder / "image.key")
     net = ("-net", folder.parent.name, "-weights", folder / "last.pt")
     test = ("test_cifar10.py", *net, "-data_dir", tree, "-permute")
-    found = script(*test, "-json", tmp_path / "test.json")
+    found = script(*test, "-out", tmp_path / "test.json")
     assert found.status == 0 and found.err.splitlines() == [taken]
     key = Key.load(folder / "image.key")
     assert json.loads((tmp_path / "test.json").read_text())["key"] == key.fingerprint
     assert found.out == script(*test, *given).out
 
     keyed = ("inference.py", "-net", "preresnet20_permuted", *net[2:])
-    shown = script(*keyed, "-permute", "-image", picture, "-save_dir", tmp_path / "p")
+    shown = script(*keyed, "-permute", "-image", picture, "-out_dir", tmp_path / "p")
     assert shown.status == 0 and shown.err.splitlines() == [taken]
     seen = ("-scrambled", "-image", tmp_path / "p" / "scrambled.png")
     server, told = script(*keyed, *seen), script(*keyed, *seen, *given)

@@ -97,7 +97,7 @@ def test_testing_from_the_repository_root(launch, script, tree, last, tmp_path):
     common = ("-dataset", "cifar10", "-data_dir", tree, "-seed", SEED, "-weights", last)
     keyed = launch(
         "experiments/classification/test_cifar10.py",
-        *("-net", "vgg16_permuted", "-permute", "-b", 7, "-json", tmp_path / "keyed.json"),
+        *("-net", "vgg16_permuted", "-permute", "-b", 7, "-out", tmp_path / "keyed.json"),
         *common,
         cwd=ROOT,
     )
@@ -113,7 +113,7 @@ def test_testing_from_the_repository_root(launch, script, tree, last, tmp_path):
 
     assert keyed.err.startswith("warning: -seed")
 
-    words = ("-b", 64, "-json", tmp_path / "plain.json")
+    words = ("-b", 64, "-out", tmp_path / "plain.json")
     plain = script("test_cifar10.py", "-net", "vgg16", *words, *common)
     assert plain.err == "" and json.loads((tmp_path / "plain.json").read_text())["key"] is None
     assert plain.out.splitlines()[-1] == keyed.out.splitlines()[-1]
@@ -128,7 +128,7 @@ def test_classifying_from_another_folder(launch, script, last, picture, tmp_path
     first = launch(
         SCRIPTS / "inference.py",
         *keyed,
-        *("-permute", "-image", picture, "-save_dir", "pictures"),
+        *("-permute", "-image", picture, "-out_dir", "pictures"),
         cwd=tmp_path,
     )
     assert first.status == 0, first.err

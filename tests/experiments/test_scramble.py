@@ -135,7 +135,7 @@ def test_the_server_sees_the_same_picture(run, script, refused, weights, flags):
     run("scramble", "-key", "k", "-in", "p.png", "-out", "s.png", *flags)
     plain = script("inference.py", "-net", "vgg16", "-weights", weights, "-image", "p.png")
     server = ("inference.py", "-net", "vgg16_permuted", "-weights", weights, "-scrambled")
-    keyed = script(*server, "-key", "k", "-image", "s.png", "-save_dir", "d")
+    keyed = script(*server, "-key", "k", "-image", "s.png", "-out_dir", "d")
     assert plain.status == 0
     assert keyed.out.splitlines()[:5] == plain.out.splitlines()
     assert np.array_equal(np.asarray(Image.open("d/image.png")), np.asarray(Image.open("p.png")))
@@ -151,13 +151,13 @@ def test_inference_scrambles_as_a_client_would(run, script, refused, weights):
     ranking = script(*common, "-net", "vgg16").out.splitlines()
     keyed = (*common, "-net", "vgg16_permuted", "-permute", "-per_image")
     for folder in ("d", "e"):
-        shown = script(*keyed, "-key", "k", "-save_dir", folder)
+        shown = script(*keyed, "-key", "k", "-out_dir", folder)
         assert shown.out.splitlines()[:5] == ranking
         assert np.array_equal(np.asarray(Image.open(f"{folder}/image.png")), pixels)
     labels = [scrambled_png.read(Path(f"{folder}/scrambled.png"))[1] for folder in "de"]
     assert labels[0].scheme == "per-image" and labels[0].nonce != labels[1].nonce
     server = ("inference.py", "-net", "vgg16_permuted", "-weights", weights, "-scrambled")
-    received = script(*server, "-key", "k", "-image", "d/scrambled.png", "-save_dir", "f")
+    received = script(*server, "-key", "k", "-image", "d/scrambled.png", "-out_dir", "f")
     assert received.out.splitlines()[:5] == ranking
     sent, arrived = (Path(f"{folder}/scrambled.png").read_bytes() for folder in "df")
     assert sent == arrived

@@ -23,19 +23,19 @@ def test_every_script_runs_from_its_own_folder(script, launch):
 
 
 BAD = [
-    (EXPORT, ["-weights", "no.pt", "-output", "a.onnx"], "give -seed or -key"),
-    (EXPORT, ["-net", "vgg16", "-seed", "1", "-output", "a.onnx"], "vgg16 has no key"),
-    (EXPORT, ["-net", "vgg16", "-fold_keys", "-output", "a.onnx"], "vgg16 has no key"),
-    (EXPORT, ["-seed", "1", "-output", "a.txt"], "NAME.onnx or NAME.pt2, got a.txt"),
-    (EXPORT, ["-seed", "1", "-output", "no/a.onnx"], "no/a.onnx"),
-    (EXPORT, ["-seed", "1", "-output", "a.onnx", "-weights", "no.pt"], "no.pt"),
+    (EXPORT, ["-weights", "no.pt", "-out", "a.onnx"], "give -seed or -key"),
+    (EXPORT, ["-net", "vgg16", "-seed", "1", "-out", "a.onnx"], "vgg16 has no key"),
+    (EXPORT, ["-net", "vgg16", "-fold_keys", "-out", "a.onnx"], "vgg16 has no key"),
+    (EXPORT, ["-seed", "1", "-out", "a.txt"], "NAME.onnx or NAME.pt2, got a.txt"),
+    (EXPORT, ["-seed", "1", "-out", "no/a.onnx"], "no/a.onnx"),
+    (EXPORT, ["-seed", "1", "-out", "a.onnx", "-weights", "no.pt"], "no.pt"),
     (SPEED, ["-sizes", "33"], "a multiple of 32, got '33'"),
     (SPEED, ["-net", "vgg16_permuted"], "a plain network, got 'vgg16_permuted'"),
     (SPEED, ["-net", "torchvision:alexnet", "-sizes", "32"], "cannot be keyed at 32x32"),
     (SPEED, ["-rounds", "0"], "-rounds"),
     (SPEED, ["-threads", "2147483647"], "-threads"),
-    (SPEED, ["-png", "no/a.png"], "no/a.png"),
-    (PIPELINE, ["-json", "no/a.json"], "no/a.json"),
+    (SPEED, ["-out_dir", "/dev/null"], "/dev/null is not a folder"),
+    (PIPELINE, ["-out_dir", "/dev/null"], "/dev/null is not a folder"),
 ]
 
 
@@ -52,7 +52,7 @@ def test_bad_input(name, words, message, script, refused, tmp_path, monkeypatch)
 def test_exports_vgg16(suffix, flags, script, weights, tmp_path):
     pytest.importorskip("onnxruntime")
     file = tmp_path / f"vgg16.{suffix}"
-    done = script(EXPORT, "-seed", SEED, "-weights", weights, "-output", file, *flags)
+    done = script(EXPORT, "-seed", SEED, "-weights", weights, "-out", file, *flags)
     assert done.status == 0, done.err
     assert "checked on 3 random images" in done.out and "contains the key" in done.out
     assert str(SEED) not in done.out and file.stat().st_mode & 0o077 == 0
@@ -62,16 +62,16 @@ def test_exports_vgg16(suffix, flags, script, weights, tmp_path):
 def test_shortest_benchmarks(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["-b", 1, "-train_b", 2, "-rounds", 1, "-dtype", "float32"]
-    done = script(SPEED, *words, "-json", "a.json", "-markdown", "a.md", "-png", "a.png")
+    done = script(SPEED, *words, "-out_dir", "a")
     assert done.status == 0, done.err
-    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "a/speed.json").read_text())["rows"]
     assert {row["candidate"] for row in rows} >= {"plain", "deform", "gather", "folded"}
-    assert (tmp_path / "a.md").read_text().count("\n") == len(rows) + 2
-    assert (tmp_path / "a.png").stat().st_size > 1000
-    done = script(PIPELINE, "-rounds", 1, "-b", 4, "-json", "p.json", "-markdown", "p.md")
+    assert (tmp_path / "a/speed.md").read_text().count("\n") == len(rows) + 2
+    assert (tmp_path / "a/speed.png").stat().st_size > 1000
+    done = script(PIPELINE, "-rounds", 1, "-b", 4, "-out_dir", "p")
     assert done.status == 0, done.err
-    rows = json.loads((tmp_path / "p.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "p/pipeline.json").read_text())["rows"]
     shares = {r["candidate"]: r["ratio"] for r in rows if r["what"].startswith("training step")}
     assert shares.pop("training step") == 1
     assert set(shares) == {"its data path, plain", "its data path, scrambled"}
-    assert (tmp_path / "p.md").read_text() == done.out.removesuffix("\n")
+    assert (tmp_path / "p/pipeline.md").read_text() == done.out.removesuffix("\n")
