@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from models.keying.verify import check_equal, evaluate, image_channels, random_images
-from operators import Key, PerImageScrambler
+from operators import PerImageScrambler, SecretKey
 from operators.gather import reorder
 
 SPATIAL = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
@@ -61,7 +61,7 @@ class PerImageNetwork(nn.Module):
 class _MapKeys:
     """The keys of one batch's maps, by size of map; each is derived once a batch."""
 
-    def __init__(self, secret: Key) -> None:
+    def __init__(self, secret: SecretKey) -> None:
         self.secret = secret
         self.start(())
 

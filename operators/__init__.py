@@ -15,7 +15,7 @@ from operators.block_ciphers import CIPHERS, BlockCipher, keyed_parts, make_scra
 from operators.deformable_conv import KeyedConv2d
 from operators.deformable_pooling import KeyedAvgPool2d, KeyedMaxPool2d
 from operators.gather import BACKENDS
-from operators.key import Key
+from operators.key import SecretKey
 from operators.per_image import PerImageScrambler
 from operators.permutation import KeyStream
 from operators.scrambler import ImageScrambler
@@ -25,12 +25,12 @@ __all__ = [
     "CIPHERS",
     "BlockCipher",
     "ImageScrambler",
-    "Key",
     "KeyStream",
     "KeyedAvgPool2d",
     "KeyedConv2d",
     "KeyedMaxPool2d",
     "PerImageScrambler",
+    "SecretKey",
     "keyed_parts",
     "make_scrambler",
 ]

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from operators.blocks import SYMMETRIES, block_source, block_values, count_blocks, symmetry_table
-from operators.key import Key
+from operators.key import SecretKey
 from operators.offset import Size, pair
 from operators.permutation import KeyStream, log2_factorial
 from operators.scrambler import ImageScrambler
@@ -144,7 +144,7 @@ class BlockCipher(ValueMap):
         cipher: str,
         image_size: Size,
         seed: int | None = None,
-        secret: Key | None = None,
+        secret: SecretKey | None = None,
     ) -> None:
         image_size = pair(image_size, "image_size", minimum=1)
         name, block = parse_cipher(cipher)
@@ -154,7 +154,7 @@ class BlockCipher(ValueMap):
             block = 16 if name == "privconv" and min(image_size) >= 64 else 4
         blocks = count_blocks(image_size, block)
         if seed is None and secret is None:
-            secret = Key.generate()
+            secret = SecretKey.generate()
         KeyStream(seed, secret)  # for its checks
         order, inside, mask = _DRAWN[name](_Draws(blocks, block, seed, secret, name))
         super().__init__(image_size, *_whole_image(image_size, block, order, inside, mask))
@@ -230,7 +230,7 @@ def parse_cipher(cipher: str) -> tuple[str, int | None]:
 
 
 def make_scrambler(
-    cipher: str, image_size: Size, seed: int | None = None, secret: Key | None = None
+    cipher: str, image_size: Size, seed: int | None = None, secret: SecretKey | None = None
 ) -> ImageScrambler | BlockCipher:
     """What scrambles images as the name of a cipher says, ``ImageScrambler`` where it can.
 
@@ -277,7 +277,7 @@ class _Draws:
     """
 
     def __init__(
-        self, blocks: int, block: int, seed: int | None, secret: Key | None, name: str
+        self, blocks: int, block: int, seed: int | None, secret: SecretKey | None, name: str
     ) -> None:
         self.blocks, self.block, self.seed = blocks, block, seed
         self.values = CHANNELS * block * block

@@ -1,9 +1,9 @@
 """Secret keys of 256 bits, and the permutations that are derived from them.
 
 The published scheme draws its permutations from a random generator seeded with a number below
-2^32, which a laptop tries exhaustively. A `Key` holds 32 bytes from the operating system instead
-and derives every permutation from a SHAKE-256 stream (FIPS 202), so that a permutation tells
-nothing about another one, nor about the key. Not in the paper.
+2^32, which a laptop tries exhaustively. A `SecretKey` holds 32 bytes from the operating system
+instead and derives every permutation from a SHAKE-256 stream (FIPS 202), so that a permutation
+tells nothing about another one, nor about the secret. Not in the paper.
 
 Derivation, for a program in any language. The permutation of ``n`` positions number ``index``
 (0 is the image's, 1, 2, ... the layers' outputs in network order) under the nonce ``nonce`` (empty
@@ -27,7 +27,7 @@ A block key moves the ``B`` blocks of ``N x N`` pixels of an image, and turns an
 (``operators.blocks`` says how both are numbered). It comes from the key derived under the label
 "blocks:N", N in decimal: the order of the blocks is its permutation number 0 of ``B`` positions
 under the nonce, and the symmetry of block ``b``, before it moves, is the number 0..7 whose bits,
-lowest first, are bits ``3*b`` to ``3*b + 2`` of its ``3*B`` bits under the nonce (`Key.bits`).
+lowest first, are bits ``3*b`` to ``3*b + 2`` of its ``3*B`` bits under the nonce (`bits`).
 """
 
 import hashlib
@@ -45,14 +45,14 @@ NONCE_BYTES = 16
 FILE_HEADER = "PrivDL key v1"
 
 
-class Key:
+class SecretKey:
     """A 256-bit secret from which permutations are derived.
 
     Args:
-        secret: 32 bytes. Use `Key.generate` or `Key.load` outside of tests.
+        secret: 32 bytes. Use `SecretKey.generate` or `SecretKey.load` outside of tests.
 
     Example:
-        >>> key = Key(bytes(32))
+        >>> key = SecretKey(bytes(32))
         >>> key.fingerprint
         '47a2f53e165de0d7'
         >>> key.permutation(8).tolist()
@@ -66,12 +66,12 @@ class Key:
         self._secret = secret
 
     @classmethod
-    def generate(cls) -> "Key":
+    def generate(cls) -> "SecretKey":
         """A fresh key from the operating system's random generator."""
         return cls(secrets.token_bytes(SECRET_BYTES))
 
     @classmethod
-    def load(cls, path: str | os.PathLike, allow_shared: bool = False) -> "Key":
+    def load(cls, path: str | os.PathLike, allow_shared: bool = False) -> "SecretKey":
         """Read a key file.
 
         Raises:
@@ -139,10 +139,10 @@ class Key:
             order[row] = self._distinct_order(n, index, nonces[row])
         return torch.from_numpy(order)
 
-    def derive(self, label: str) -> "Key":
+    def derive(self, label: str) -> "SecretKey":
         """The key named ``label``, which tells nothing about this one or one of another name."""
         stream = hashlib.shake_256(b"PrivDL derived key v1" + self._secret + label.encode())
-        return Key(stream.digest(SECRET_BYTES))
+        return SecretKey(stream.digest(SECRET_BYTES))
 
     def blocks(
         self, count: int, side: int, nonces: Sequence[bytes]
@@ -197,13 +197,13 @@ class Key:
         return np.frombuffer(stream.digest(8 * n), dtype="<u8")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Key) and secrets.compare_digest(self._secret, other._secret)
+        return isinstance(other, SecretKey) and secrets.compare_digest(self._secret, other._secret)
 
     def __hash__(self) -> int:
         return hash(self._secret)
 
     def __repr__(self) -> str:  # the secret stays out of logs
-        return f"Key(fingerprint={self.fingerprint!r})"
+        return f"SecretKey(fingerprint={self.fingerprint!r})"
 
 
 def _u64(value: int) -> bytes:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from operators.blocks import block_permutation, count_blocks
-from operators.key import Key, require_distinct
+from operators.key import SecretKey, require_distinct
 from operators.offset import Size, pair
 from operators.scrambler import ImageScrambler
 
@@ -49,14 +49,14 @@ class PerImageScrambler:
             divide the size, or both ``values`` and a block.
 
     Example:
-        >>> scrambler = PerImageScrambler(32, Key(bytes(32)))
+        >>> scrambler = PerImageScrambler(32, SecretKey(bytes(32)))
         >>> images, nonces = torch.rand(2, 3, 32, 32), [b"a", b"b"]
         >>> torch.equal(scrambler.backward(scrambler.forward(images, nonces), nonces), images)
         True
     """
 
     def __init__(
-        self, image_size: Size, secret: Key, values: bool = False, block: int | None = None
+        self, image_size: Size, secret: SecretKey, values: bool = False, block: int | None = None
     ) -> None:
         if values and block is not None:
             raise ValueError(f"give values or a block, got both (block {block!r})")

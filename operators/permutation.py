@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from operators.blocks import SYMMETRIES
-from operators.key import Key
+from operators.key import SecretKey
 
 SEED_LIMIT = 2**32
 
@@ -75,7 +75,7 @@ class KeyStream:
         tensor([821, 757, 540, 742])
     """
 
-    def __init__(self, seed: int | None = None, secret: Key | None = None) -> None:
+    def __init__(self, seed: int | None = None, secret: SecretKey | None = None) -> None:
         if secret is not None:
             if seed is not None:
                 raise ValueError(f"give a seed or a secret, got both (seed {seed!r})")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from operators.blocks import SYMMETRIES, block_permutation, count_blocks
 from operators.gather import reorder
-from operators.key import Key
+from operators.key import SecretKey
 from operators.offset import Size, pair
 from operators.permutation import KeyStream, check_key, invert, log2_factorial
 
@@ -59,7 +59,7 @@ class ImageScrambler(nn.Module):
         image_size: Size,
         seed: int | None = None,
         key: Tensor | None = None,
-        secret: Key | None = None,
+        secret: SecretKey | None = None,
         block: int | None = None,
     ) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ import torch
 
 from experiments.lib import schemes
 from experiments.lib.report import write
-from operators import ImageScrambler, Key, KeyStream
+from operators import ImageScrambler, KeyStream, SecretKey
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS
@@ -87,7 +87,9 @@ def main() -> None:
     plane = size[0] * size[1]
     seeds = rate(scrambled[0], lambda seed: KeyStream(seed).draw(plane), args.seconds / 2)
     secrets = rate(
-        scrambled[0], lambda i: Key(i.to_bytes(32, "big")).permutation(plane), args.seconds / 2
+        scrambled[0],
+        lambda i: SecretKey(i.to_bytes(32, "big")).permutation(plane),
+        args.seconds / 2,
     )
     rows = [
         {

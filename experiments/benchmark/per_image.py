@@ -17,11 +17,11 @@ from experiments.lib import benchmark_flags
 from experiments.lib.timing import time_side_by_side
 from models import create_model
 from models.per_image import PerImageNetwork
-from operators import Key, PerImageScrambler
+from operators import PerImageScrambler, SecretKey
 from operators.key import new_nonces
 from utils import cli
 
-SECRET = Key(bytes(range(32)))
+SECRET = SecretKey(bytes(range(32)))
 
 
 def parse_args():

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import models
-from operators import ImageScrambler, Key, KeyedConv2d
+from operators import ImageScrambler, KeyedConv2d, SecretKey
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import NAMES
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def _read_scrambled(
-    path: Path, key: Key | None, image_size: tuple[int, int]
+    path: Path, key: SecretKey | None, image_size: tuple[int, int]
 ) -> tuple[torch.Tensor, Label | None]:
     """The picture as the server receives it, and its label if ``scramble.py`` wrote it."""
     image, label = scrambled_png.read(path)

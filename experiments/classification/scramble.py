@@ -15,7 +15,7 @@ from pathlib import Path
 import conf  # noqa: F401
 import torch
 
-from operators import Key
+from operators import SecretKey
 from utils import cli
 from utils.cli import flags
 from utils.io import scrambled_png
@@ -87,7 +87,7 @@ def main() -> None:
 
 def keygen(path: Path) -> None:
     """Make a key file."""
-    key = Key.generate()
+    key = SecretKey.generate()
     try:
         key.save(path)
     except FileExistsError as error:
@@ -130,7 +130,7 @@ def plain(source: Path) -> torch.Tensor:
     return image
 
 
-def scrambled(source: Path, key: Key) -> tuple[torch.Tensor, scrambled_png.Label]:
+def scrambled(source: Path, key: SecretKey) -> tuple[torch.Tensor, scrambled_png.Label]:
     """A picture that was scrambled with a key, uint8 ``(3, H, W)``, and its label."""
     image, label = scrambled_png.read(source)
     if label is None:
@@ -139,7 +139,7 @@ def scrambled(source: Path, key: Key) -> tuple[torch.Tensor, scrambled_png.Label
     return image, label
 
 
-def scramble(source: Path, target: Path, key: Key, scheme: str, size: int | None) -> None:
+def scramble(source: Path, target: Path, key: SecretKey, scheme: str, size: int | None) -> None:
     """Scramble one picture."""
     image = plain(source)
     if size is not None:
@@ -149,7 +149,7 @@ def scramble(source: Path, target: Path, key: Key, scheme: str, size: int | None
     scrambled_png.write(scrambled_png.scramble(image, key, label), label, target)
 
 
-def restore(pairs: list[tuple[Path, Path]], key: Key) -> None:
+def restore(pairs: list[tuple[Path, Path]], key: SecretKey) -> None:
     """Restore pictures; says on stderr if two of them share a nonce."""
     for source, _ in pairs:  # all of them, before anything is written
         scrambled(source, key)

@@ -11,7 +11,7 @@ from pathlib import Path
 import conf
 
 from models import is_keyed
-from operators import Key, PerImageScrambler
+from operators import PerImageScrambler, SecretKey
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import load_split
@@ -97,7 +97,7 @@ def main() -> None:
 
 def _per_image(args, image_size: tuple[int, int]):
     server = flags.per_image_from(args, image_size)
-    camera = PerImageScrambler(image_size, Key.generate()) if args.wrong_key else server
+    camera = PerImageScrambler(image_size, SecretKey.generate()) if args.wrong_key else server
     return per_image_scrambling(camera, server if is_keyed(args.net) else None)
 
 

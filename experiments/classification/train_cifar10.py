@@ -16,7 +16,7 @@ import conf
 import torch
 
 import models
-from operators import ImageScrambler, Key
+from operators import ImageScrambler, SecretKey
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS
@@ -171,7 +171,7 @@ def main() -> None:
 
 def _key(
     args, start: Path | None, image_size: tuple[int, int]
-) -> tuple[ImageScrambler, Key | None]:
+) -> tuple[ImageScrambler, SecretKey | None]:
     """What scrambles the images, and its key unless that is a seed: given, found, or drawn."""
     flags.take_run_key(args, start)
     if args.seed is not None:
@@ -180,7 +180,7 @@ def _key(
         raise UserError(
             f"-resume {start}: has no {checkpoint.KEY} beside it; give the run's -key or -seed"
         )
-    key = Key.generate() if args.key is None else flags.load_key(args.key)
+    key = SecretKey.generate() if args.key is None else flags.load_key(args.key)
     return ImageScrambler(image_size, secret=key), key
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from experiments.conf import ROOT
-from operators import ImageScrambler, Key, PerImageScrambler
+from operators import ImageScrambler, PerImageScrambler, SecretKey
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS, load_split
@@ -20,7 +20,7 @@ from utils.runtime.errors import UserError
 
 RESULTS = ROOT / "experiments" / "attacks" / "results"
 SEED = 1312
-SECRET = Key(bytes(range(32)))
+SECRET = SecretKey(bytes(range(32)))
 
 
 @dataclass(frozen=True)

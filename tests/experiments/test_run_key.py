@@ -8,7 +8,7 @@ import pytest
 from running import SCRIPTS
 from test_runs import TINY
 
-from operators import Key
+from operators import SecretKey
 from utils.io import checkpoint
 
 
@@ -35,7 +35,7 @@ def test_it_is_kept_for_its_owner_and_nowhere_else(run):
         content = file.read_bytes()
         assert digits.encode() not in content and bytes.fromhex(digits) not in content, file
     assert digits not in result.out + result.err
-    key = Key.load(path)
+    key = SecretKey.load(path)
     assert checkpoint.read(folder / "last.pt")["key"] == key.fingerprint
     assert json.loads((folder / "run.json").read_text())["key"] == key.fingerprint
 
@@ -48,7 +48,7 @@ def test_the_scripts_find_it(run, script, tree, picture, tmp_path):
     test = ("test_cifar10.py", *net, "-data_dir", tree, "-permute")
     found = script(*test, "-out", tmp_path / "test.json")
     assert found.status == 0 and found.err.splitlines() == [taken]
-    key = Key.load(folder / "image.key")
+    key = SecretKey.load(folder / "image.key")
     assert json.loads((tmp_path / "test.json").read_text())["key"] == key.fingerprint
     assert found.out == script(*test, *given).out
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from operators import Key
+from operators import SecretKey
 from utils.io import scrambled_png
 from utils.runtime.errors import UserError
 
@@ -57,7 +57,7 @@ def test_the_label_names_key_and_nonce(run):
     run("scramble", "-key", "k", "-in", "p.png", "-out", "a.png", "-per_image")
     run("scramble", "-key", "k", "-in", "p.png", "-out", "b.png", "-per_image")
     labels = [scrambled_png.read(Path(name))[1] for name in ("a.png", "b.png")]
-    assert {label.fingerprint for label in labels} == {Key.load("k").fingerprint}
+    assert {label.fingerprint for label in labels} == {SecretKey.load("k").fingerprint}
     assert labels[0].nonce != labels[1].nonce
     assert Path("a.png").read_bytes() != Path("b.png").read_bytes()
 
@@ -176,7 +176,7 @@ def test_training_under_per_image_keys(run, script, refused, tree):
     (path,) = Path("c").rglob("run.json")
     record = json.loads(path.read_text())
     assert record["per_image"] is True and record["permute"] is True
-    assert record["key"] == Key.load("k").fingerprint
+    assert record["key"] == SecretKey.load("k").fingerprint
     again = ("train_cifar10.py", "-permute", *tiny, *files, "-key", "k", "-resume", "latest")
     assert "-per_image True, asked for is False" in refused(script(*again))
     assert "needs -permute and -key" in refused(script(*common, "-seed", "7"))

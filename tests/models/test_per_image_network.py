@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from models import KeyingError, create_model
 from models.per_image import PerImageNetwork
-from operators import Key, PerImageScrambler
+from operators import PerImageScrambler, SecretKey
 from operators.key import new_nonces
 
-SECRET = Key(bytes(range(32)))
+SECRET = SecretKey(bytes(range(32)))
 
 
 class Residual(nn.Module):

@@ -14,7 +14,7 @@ import models
 from models.fold import fold_batch_norm, fold_keys
 from models.vgg import VGG16
 from models.vgg_deformable import VGG16Deformable
-from operators import ImageScrambler, Key, KeyedConv2d, KeyedMaxPool2d, PerImageScrambler
+from operators import ImageScrambler, KeyedConv2d, KeyedMaxPool2d, PerImageScrambler, SecretKey
 from operators.gather import Reorder
 from operators.keyed_layer import KeyedLayer
 from operators.offset import sampling_offsets
@@ -65,7 +65,7 @@ def test_draws_the_published_keys(seed):
 @pytest.mark.parametrize("size", [32, (48, 63)])
 @pytest.mark.parametrize("backend", ["gather", "deform"])
 def test_is_what_key_network_makes_of_vgg16(plain, size, backend):
-    scrambler = ImageScrambler(size, secret=Key(bytes(range(32))))
+    scrambler = ImageScrambler(size, secret=SecretKey(bytes(range(32))))
     keyed = keyed_as(plain, scrambler, backend)
     made = models.key_network(plain, scrambler, backend=backend, verify=False)
     assert list(keyed.state_dict()) == list(made.state_dict())
@@ -129,7 +129,7 @@ def test_exports(plain):
 @torch.no_grad()
 def test_takes_images_with_a_key_each(plain):
     scrambler, images = (
-        PerImageScrambler(32, Key(bytes(range(32)))),
+        PerImageScrambler(32, SecretKey(bytes(range(32)))),
         torch.rand(2, 3, 32, 32).double(),
     )
     nonces = [b"a", b"b"]

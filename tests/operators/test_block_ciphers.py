@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from operators import BlockCipher, ImageScrambler, Key, PerImageScrambler, make_scrambler
+from operators import BlockCipher, ImageScrambler, PerImageScrambler, SecretKey, make_scrambler
 from operators.block_ciphers import CHANNEL_ORDERS, parse_cipher
 from operators.blocks import block_permutation
 
-SECRET = Key(bytes(range(32)))
+SECRET = SecretKey(bytes(range(32)))
 ALL = ("etc:4", "etc:8", "etc_published", "le", "ele", "privconv")
 LOSSLESS = tuple(cipher for cipher in ALL if cipher != "etc_published")
 
@@ -200,7 +200,7 @@ def test_fingerprints_tell_ciphers_and_keys_apart():
     scramblers = [
         make_scrambler(cipher, 32, **key)
         for cipher in ("pixels", "blocks:4", "blocks:8", *ALL)
-        for key in ({"seed": 1}, {"seed": 2}, {"secret": SECRET}, {"secret": Key(bytes(32))})
+        for key in ({"seed": 1}, {"seed": 2}, {"secret": SECRET}, {"secret": SecretKey(bytes(32))})
     ]
     prints = {scrambler.fingerprint for scrambler in scramblers}
     assert len(prints) == len(scramblers) and {len(p) for p in prints} == {16}

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from operators import ImageScrambler
-from operators.key import Key, new_nonces, require_distinct
+from operators.key import SecretKey, new_nonces, require_distinct
 
-ZEROS, COUNTING = Key(bytes(32)), Key(bytes(range(32)))
+ZEROS, COUNTING = SecretKey(bytes(32)), SecretKey(bytes(range(32)))
 
 
 def naive_permutation(secret: bytes, n: int, index: int = 0, nonce: bytes = b"") -> list[int]:
@@ -67,7 +67,7 @@ def test_derived_keys_and_block_keys_are_the_documented_ones():
 def test_equal_words_move_on_to_the_next_attempt(monkeypatch):
     words = {0: [5, 5, 1], 1: [2, 9, 2], 2: [7, 8, 3]}
     monkeypatch.setattr(
-        Key, "_words", lambda self, n, index, nonce, attempt: np.array(words[attempt], "<u8")
+        SecretKey, "_words", lambda self, n, index, nonce, attempt: np.array(words[attempt], "<u8")
     )
     assert ZEROS.permutation(3).tolist() == [2, 0, 1]
 
@@ -103,18 +103,18 @@ def test_positions_of_large_permutations_are_uniform():
 
 
 def test_save_and_load(tmp_path):
-    key = Key.generate()
+    key = SecretKey.generate()
     key.save(tmp_path / "k")
     assert stat.S_IMODE(os.stat(tmp_path / "k").st_mode) == 0o600
-    assert Key.load(tmp_path / "k") == key
-    assert key != Key.generate()
+    assert SecretKey.load(tmp_path / "k") == key
+    assert key != SecretKey.generate()
 
 
 def test_never_overwrites(tmp_path):
     ZEROS.save(tmp_path / "k")
     with pytest.raises(FileExistsError, match="never overwritten"):
         COUNTING.save(tmp_path / "k")
-    assert Key.load(tmp_path / "k") == ZEROS
+    assert SecretKey.load(tmp_path / "k") == ZEROS
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
@@ -123,8 +123,8 @@ def test_refuses_a_file_that_others_may_read(tmp_path, mode):
     ZEROS.save(tmp_path / "k")
     os.chmod(tmp_path / "k", mode)
     with pytest.raises(PermissionError, match="chmod 600"):
-        Key.load(tmp_path / "k")
-    assert Key.load(tmp_path / "k", allow_shared=True) == ZEROS
+        SecretKey.load(tmp_path / "k")
+    assert SecretKey.load(tmp_path / "k", allow_shared=True) == ZEROS
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_refuses_what_is_not_a_key_file(tmp_path, content):
     path.write_bytes(content)
     path.chmod(0o600)
     with pytest.raises(ValueError, match="not a key file"):
-        Key.load(path)
+        SecretKey.load(path)
 
 
 @pytest.mark.parametrize("secret", [b"short", "0" * 32, None])
 def test_refuses_other_secrets(secret):
     with pytest.raises(ValueError, match="32 bytes"):
-        Key(secret)
+        SecretKey(secret)
 
 
 def test_refuses_an_empty_permutation():

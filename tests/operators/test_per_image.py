@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from models import create_model
-from operators import ImageScrambler, Key, PerImageScrambler
+from operators import ImageScrambler, PerImageScrambler, SecretKey
 from operators.key import new_nonces, require_distinct
 
-SECRET = Key(bytes(range(32)))
+SECRET = SecretKey(bytes(range(32)))
 
 
 def batch(n=5, size=(4, 6)):

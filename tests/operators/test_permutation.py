@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from operators import ImageScrambler, Key, KeyStream
+from operators import ImageScrambler, KeyStream, SecretKey
 from operators.permutation import check_key, invert
 
-SECRET = Key(bytes(range(32)))
+SECRET = SecretKey(bytes(range(32)))
 
 
 def test_draws_are_the_secrets_permutations_in_order():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from operators import ImageScrambler, Key, KeyStream
+from operators import ImageScrambler, KeyStream, SecretKey
 from tests.operators import naive
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "keys.json").read_text())["seeds"]
@@ -111,7 +111,7 @@ def test_fingerprint_tells_keys_and_shapes_apart():
 
 
 def test_a_secret_has_one_fingerprint_at_every_size():
-    secret = Key.generate()
+    secret = SecretKey.generate()
     assert {ImageScrambler(n, secret=secret).fingerprint for n in (4, 5)} == {secret.fingerprint}
     given = ImageScrambler(4, key=torch.arange(16), secret=secret)  # its image key is another
     assert given.fingerprint == ImageScrambler(4, key=torch.arange(16)).fingerprint

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import models
-from operators import BACKENDS, ImageScrambler, Key, PerImageScrambler
+from operators import BACKENDS, ImageScrambler, PerImageScrambler, SecretKey
 from utils import cli
 from utils.cli.parser import Parser
 from utils.data.augment import FLIPS
@@ -374,14 +374,14 @@ def warn_of_seed(args) -> None:
         )
 
 
-def load_key(path: Path) -> Key:
+def load_key(path: Path) -> SecretKey:
     """The key in a file.
 
     Raises:
         UserError: if it cannot be read, others may read it, or it is no key file.
     """
     try:
-        return Key.load(path)
+        return SecretKey.load(path)
     except PermissionError as error:
         raise UserError(f"-key: {error}") from error
     except OSError as error:

@@ -15,7 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
-from operators import Key
+from operators import SecretKey
 from utils.io import checkpoint
 from utils.io.atomic import STRAY, sync_folder
 from utils.io.run_record import write_json
@@ -63,7 +63,7 @@ class RunFiles:
         if self.keep:
             checkpoint.save(self.folder / checkpoint.BEST, state)
 
-    def write_key(self, key: Key) -> None:
+    def write_key(self, key: SecretKey) -> None:
         """Write ``image.key`` of a new run, for its owner alone, and say so.
 
         Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from PIL.PngImagePlugin import PngInfo
 
-from operators import ImageScrambler, Key, PerImageScrambler
+from operators import ImageScrambler, PerImageScrambler, SecretKey
 from operators.key import NONCE_BYTES, new_nonces
 from utils.io.pictures import read_image, save_png, to_tensor
 from utils.runtime.errors import UserError
@@ -38,33 +38,33 @@ class Label:
         return " ".join([self.scheme, self.fingerprint, self.nonce.hex()]).rstrip()
 
 
-def new_label(scheme: str, key: Key) -> Label:
+def new_label(scheme: str, key: SecretKey) -> Label:
     """A label for the next image to scramble, with a fresh nonce where the scheme needs one."""
     return Label(scheme, key.fingerprint, b"" if scheme == "fixed" else new_nonces(1)[0])
 
 
-def scramble(image: torch.Tensor, key: Key, label: Label) -> torch.Tensor:
+def scramble(image: torch.Tensor, key: SecretKey, label: Label) -> torch.Tensor:
     """Scramble uint8 ``(3, H, W)`` as its label says."""
     if label.scheme == "fixed":
         return ImageScrambler(tuple(image.shape[1:]), secret=key)(image)
     return _per_image(image, key, label).forward(image[None], [label.nonce])[0]
 
 
-def restore(image: torch.Tensor, key: Key, label: Label) -> torch.Tensor:
+def restore(image: torch.Tensor, key: SecretKey, label: Label) -> torch.Tensor:
     """Restore uint8 ``(3, H, W)``: the inverse of ``scramble``."""
     if label.scheme == "fixed":
         return ImageScrambler(tuple(image.shape[1:]), secret=key).backward(image)
     return _per_image(image, key, label).backward(image[None], [label.nonce])[0]
 
 
-def to_fixed_key(image: torch.Tensor, key: Key, label: Label) -> torch.Tensor:
+def to_fixed_key(image: torch.Tensor, key: SecretKey, label: Label) -> torch.Tensor:
     """What a network keyed by ``ImageScrambler(size, secret=key)`` expects: ``(3, H, W)``."""
     if label.scheme == "fixed":
         return image
     return _per_image(image, key, label).rekey(image[None], [label.nonce])[0]
 
 
-def _per_image(image: torch.Tensor, key: Key, label: Label) -> PerImageScrambler:
+def _per_image(image: torch.Tensor, key: SecretKey, label: Label) -> PerImageScrambler:
     return PerImageScrambler(tuple(image.shape[1:]), key, label.scheme == "per-image-values")
 
 
@@ -103,7 +103,7 @@ def _parse(text: str, path: Path) -> Label:
     return label
 
 
-def check_key(label: Label, key: Key, path: Path) -> None:
+def check_key(label: Label, key: SecretKey, path: Path) -> None:
     """Refuse a picture that was scrambled with another key.
 
     Raises:

@@ -11,7 +11,7 @@ from torch import nn
 
 import models
 from models.stochastic_depth import residual_blocks
-from operators import ImageScrambler, Key, PerImageScrambler
+from operators import ImageScrambler, PerImageScrambler, SecretKey
 from utils.data.augment import Preprocess
 from utils.data.datasets import (
     DatasetSpec,
@@ -79,7 +79,7 @@ class RunOptions:
     image_size: tuple[int, int] | None = None
     workers: int | None = None
     save_every: int = 0
-    run_key: Key | None = None
+    run_key: SecretKey | None = None
 
 
 def train(

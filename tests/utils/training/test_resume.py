@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from operators import Key, PerImageScrambler
+from operators import PerImageScrambler, SecretKey
 from tests.utils import tiny
 from tests.utils.tiny import RECIPE, STATUS, Child, folders, make_images, metrics, options, record
 from utils.io import checkpoint
@@ -105,7 +105,7 @@ def test_a_run_that_saves_nothing_says_so_when_it_is_stopped(root, at):
 def test_per_image_keys_are_those_of_the_run_that_was_not_stopped(tmp_path):
     make_images(tmp_path / "images")
     run = options(tmp_path, permute=True, select="validation")
-    scrambler = PerImageScrambler((8, 8), Key(bytes(range(32))))
+    scrambler = PerImageScrambler((8, 8), SecretKey(bytes(range(32))))
     assert Child(run, per_image=scrambler).wait() == [0]
     stopped = Child(run, stop=signal.SIGTERM, stop_at=(1, 2), per_image=scrambler)
     assert stopped.wait() == [143]
