@@ -49,13 +49,13 @@ class PerImageNetwork(nn.Module):
                 layer.register_forward_pre_hook(self._keys.before)
                 layer.register_forward_hook(self._keys.after)
         images, nonces = random_images(image_channels(net), scrambler.image_size), [b"0", b"1"]
-        found = evaluate(self, scrambler.forward(images, nonces), nonces)
+        found = evaluate(self, scrambler.scramble(images, nonces), nonces)
         check_equal(evaluate(net, images), found)
 
     def forward(self, x: Tensor, nonces: Sequence[bytes]) -> Tensor:
         self._keys.start(nonces)
         # from the key of the image to that of its maps of the same size
-        return self.net(self._keys.scramble(self.scrambler.backward(x, nonces)))
+        return self.net(self._keys.scramble(self.scrambler.unscramble(x, nonces)))
 
 
 class _MapKeys:

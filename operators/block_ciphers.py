@@ -70,12 +70,12 @@ class ValueMap(nn.Module):
         lossless = torch.equal(source[inverse], torch.arange(len(source)))
         self.register_buffer("inverse", inverse if lossless else None, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Scramble."""
+    def scramble(self, x: Tensor) -> Tensor:
+        """Every value from its source, masked."""
         return self._joined(self._looked_up(self._split(x), self.source) ^ self._mask(x), x)
 
     def unscramble(self, s: Tensor) -> Tensor:
-        """The inverse of ``forward``.
+        """The inverse of ``scramble``.
 
         Raises:
             ValueError: the map repeats some values and loses others.
@@ -84,7 +84,7 @@ class ValueMap(nn.Module):
             raise ValueError("this cipher loses values, so nothing can restore what it scrambled")
         return self._joined(self._looked_up(self._split(s) ^ self._mask(s), self.inverse), s)
 
-    backward = unscramble  # as ImageScrambler names it
+    forward, backward = scramble, unscramble  # as ImageScrambler has them
 
     def _split(self, x: Tensor) -> Tensor:
         """Values or nibbles, uint8 ``(M, len(source))``."""

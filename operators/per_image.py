@@ -51,7 +51,7 @@ class PerImageScrambler:
     Example:
         >>> scrambler = PerImageScrambler(32, SecretKey(bytes(32)))
         >>> images, nonces = torch.rand(2, 3, 32, 32), [b"a", b"b"]
-        >>> torch.equal(scrambler.backward(scrambler.forward(images, nonces), nonces), images)
+        >>> torch.equal(scrambler.unscramble(scrambler.scramble(images, nonces), nonces), images)
         True
     """
 
@@ -66,7 +66,7 @@ class PerImageScrambler:
         self.block = block
         self.fixed = ImageScrambler(self.image_size, secret=secret, block=block)
 
-    def forward(self, images: Tensor, nonces: Sequence[bytes]) -> Tensor:
+    def scramble(self, images: Tensor, nonces: Sequence[bytes]) -> Tensor:
         """Scramble each image under the key of its nonce; no two may share one."""
         require_distinct(nonces)
         keys = self._keys(images, nonces)
@@ -74,7 +74,7 @@ class PerImageScrambler:
         return self._invert(scrambled, nonces) if self.values else scrambled
 
     def nonces_for(self, images: Tensor) -> list[bytes]:
-        """Nonces for ``forward`` that are the same when the same batch comes again.
+        """Nonces for ``scramble`` that are the same when the same batch comes again.
 
         They are a keyed hash of the whole batch, which makes a run repeatable without ever giving
         two different batches a nonce in common. A client takes ``new_nonces`` instead: it has no
@@ -82,13 +82,15 @@ class PerImageScrambler:
         """
         return self.secret.nonces(len(images), images.cpu().numpy().tobytes())
 
-    def backward(self, scrambled: Tensor, nonces: Sequence[bytes]) -> Tensor:
-        """Restore each image: the inverse of ``forward``. Warns of a nonce that repeats."""
+    def unscramble(self, scrambled: Tensor, nonces: Sequence[bytes]) -> Tensor:
+        """Restore each image: the inverse of ``scramble``. Warns of a nonce that repeats."""
         _warn_of_repeats(nonces)
         keys = self._keys(scrambled, nonces)
         if self.values:
             scrambled = self._invert(scrambled, nonces)
         return self._gather(scrambled, keys.argsort(1))
+
+    forward, backward = scramble, unscramble  # as ImageScrambler has them
 
     def rekey(self, scrambled: Tensor, nonces: Sequence[bytes]) -> Tensor:
         """Take each image from its own key to the fixed one, which a keyed network expects.

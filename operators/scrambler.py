@@ -26,9 +26,9 @@ from operators.permutation import KeyStream, check_key, invert, log2_factorial
 class ImageScrambler(nn.Module):
     """Scrambles and restores images with one key, and supplies the keys of a network's layers.
 
-    Convention: ``forward`` computes ``s[..., p] = x[..., key[p]]`` on flat row-major positions,
-    ``backward`` the inverse. The key is a non-persistent buffer: it moves with ``.to(device)`` and
-    never enters a ``state_dict``.
+    Convention: ``scramble`` computes ``s[..., p] = x[..., key[p]]`` on flat row-major positions,
+    ``unscramble`` the inverse; ``forward`` and ``backward`` are their published names. The key is a
+    non-persistent buffer: it moves with ``.to(device)`` and never enters a ``state_dict``.
 
     Args:
         image_size: ``H`` of a square image, or ``(H, W)``, in pixels.
@@ -47,7 +47,7 @@ class ImageScrambler(nn.Module):
     Example:
         >>> scrambler = ImageScrambler(32, seed=1312)
         >>> image = torch.rand(8, 3, 32, 32)
-        >>> torch.equal(scrambler.backward(scrambler(image)), image)
+        >>> torch.equal(scrambler.unscramble(scrambler.scramble(image)), image)
         True
     """
 
@@ -78,13 +78,15 @@ class ImageScrambler(nn.Module):
         self.register_buffer("key", key, persistent=False)
         self.register_buffer("inverse", invert(key), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def scramble(self, x: Tensor) -> Tensor:
         """Scramble ``x`` of shape ``(..., H, W)``, any device and dtype, into a new tensor."""
         return self._reorder(x, self.key, self.inverse)
 
-    def backward(self, s: Tensor) -> Tensor:
-        """Restore a scrambled ``s`` of shape ``(..., H, W)``: the inverse of ``forward``."""
+    def unscramble(self, s: Tensor) -> Tensor:
+        """Restore a scrambled ``s`` of shape ``(..., H, W)``: the inverse of ``scramble``."""
         return self._reorder(s, self.inverse, self.key)
+
+    forward, backward = scramble, unscramble
 
     def _reorder(self, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
         if tuple(x.shape[-2:]) != self.image_size:

@@ -130,7 +130,7 @@ def views(net: nn.Module, images: torch.Tensor) -> Iterator[View]:
     count, size = len(images), tuple(images.shape[2:])
     plane = size[0] * size[1]
     per_image, nonces = PerImageScrambler(size, schemes.SECRET), schemes.nonces(count)
-    sent = per_image.forward(images, nonces)
+    sent = per_image.scramble(images, nonces)
     one_key = {
         "published": ImageScrambler(size, seed=schemes.SEED),
         "256-bit fixed": per_image.fixed,

@@ -117,8 +117,8 @@ def main() -> None:
         {
             "image": images,
             "scrambled": scrambled,
-            "restored by the seed found": ImageScrambler(size, seed=found).backward(scrambled),
-            "by another seed": ImageScrambler(size, seed=found + 1).backward(scrambled),
+            "restored by the seed found": ImageScrambler(size, seed=found).unscramble(scrambled),
+            "by another seed": ImageScrambler(size, seed=found + 1).unscramble(scrambled),
         },
     )
 

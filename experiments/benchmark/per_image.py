@@ -41,7 +41,7 @@ def candidates(batch: int, device: torch.device) -> dict:
     images = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8)
     nonces = new_nonces(batch)
     fixed = pixels.fixed(images).to(device)
-    moved, mixed = (s.forward(images, nonces).to(device) for s in (pixels, values))
+    moved, mixed = (s.scramble(images, nonces).to(device) for s in (pixels, values))
     keyed, maps = (
         net.to(device, memory_format=torch.channels_last)
         for net in (keyed, PerImageNetwork(plain, pixels))

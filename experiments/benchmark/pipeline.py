@@ -66,7 +66,7 @@ def scrambling(count: int, side: int, dtype: torch.dtype, rounds: int, device) -
     calls = {
         "clone": images.clone,
         "scramble": lambda: scrambler(images),
-        "restore": lambda: scrambler.backward(images),
+        "restore": lambda: scrambler.unscramble(images),
     }
     name = str(dtype).removeprefix("torch.")
     return rows_of(f"{count} x 3x{side}x{side} {name}", calls, images, rounds)

@@ -76,7 +76,7 @@ def main() -> None:
     if args.scrambled:
         seen, label = _read_scrambled(args.image, key, image_size)
         if label is None:
-            image = scrambler.backward(seen)
+            image = scrambler.unscramble(seen)
         else:
             image = scrambled_png.restore(seen, key, label)
     elif args.per_image:
@@ -149,7 +149,7 @@ def _save_overview(
     row = [image / 255 for image in images] + [feature_grid(features)]
     first = _first_convolution(net)
     if isinstance(first, KeyedConv2d):
-        restore = ImageScrambler(first.output_size, key=first.out_key.cpu()).backward
+        restore = ImageScrambler(first.output_size, key=first.out_key.cpu()).unscramble
         row.append(feature_grid(restore(features.cpu())))
     save_row(row, path)
 

@@ -54,7 +54,7 @@ def _key_per_image(image_size: tuple[int, int], values: bool) -> Scheme:
         keys = SECRET.permutations(3 * plane if values else plane, nonces(count))
         return keys[:, :plane] % plane
 
-    return Scheme(lambda images: scrambler.forward(images, nonces(len(images))), positions)
+    return Scheme(lambda images: scrambler.scramble(images, nonces(len(images))), positions)
 
 
 SCHEMES: dict[str, Callable[[tuple[int, int]], Scheme]] = {

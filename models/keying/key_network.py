@@ -97,7 +97,7 @@ def key_network(
         images = random_images(in_channels, scrambler.image_size)
         found = evaluate(keyed, scrambler(images))
         restored = (
-            x if key is None else key.backward(x)
+            x if key is None else key.unscramble(x)
             for x, key in zip(found, leaves(keyed.output_keys), strict=True)
         )
         check_equal(evaluate(net, images), list(restored))

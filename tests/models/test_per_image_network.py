@@ -40,7 +40,7 @@ def test_logits_and_maps():
     keyed.net.second.register_forward_pre_hook(
         lambda _, inputs: maps.append(inputs[0]), prepend=True
     )
-    received = keyed(scrambler.forward(images, nonces), nonces)
+    received = keyed(scrambler.scramble(images, nonces), nonces)
     torch.testing.assert_close(received, expected, rtol=1e-12, atol=1e-12)
     for seen, plain, nonce in zip(maps[0].flatten(2), natural, nonces, strict=True):
         key = SECRET.permutation(64, index=1, nonce=nonce)
@@ -56,7 +56,7 @@ def ready(net: nn.Module, size: int = 8) -> tuple[PerImageNetwork, torch.Tensor,
     """The keyed network, images, and the arguments that it takes for them."""
     scrambler = PerImageScrambler(size, SECRET)
     images, nonces = torch.rand(2, 3, size, size), new_nonces(2)
-    return PerImageNetwork(net, scrambler), images, (scrambler.forward(images, nonces), nonces)
+    return PerImageNetwork(net, scrambler), images, (scrambler.scramble(images, nonces), nonces)
 
 
 @pytest.mark.parametrize("name", ["vgg16", "preresnet20"])

@@ -120,7 +120,7 @@ def test_unscrambles_any_batch(cipher, key):
         scrambled = scrambler(x)
         assert scrambled.shape == x.shape and scrambled.dtype == torch.uint8
         assert torch.equal(scrambler.unscramble(scrambled), x)
-        assert torch.equal(scrambler.backward(scrambled), x)
+        assert torch.equal(scrambler.unscramble(scrambled), x)
         assert torch.equal(x, before)
         if x.numel():
             assert not torch.equal(scrambled, x)
@@ -225,7 +225,7 @@ def test_a_block_key_moves_and_turns_blocks():
 def test_block_is_a_key_of_the_image_scrambler(key):
     scrambler = ImageScrambler((24, 16), block=8, **key)
     x = torch.rand(2, 3, 24, 16)
-    assert torch.equal(scrambler.backward(scrambler(x)), x)
+    assert torch.equal(scrambler.unscramble(scrambler(x)), x)
     rows = scrambler(torch.arange(24.0)[:, None].expand(24, 16) // 8)
     assert {
         len(set(block.flatten().tolist()))
@@ -250,15 +250,15 @@ def test_block_keys_from_a_seed():
 def test_block_keys_of_images():
     camera = PerImageScrambler((16, 24), SECRET, block=8)
     images, nonces = pictures(3, 16, 24), [b"a", b"b", b""]
-    scrambled = camera.forward(images, nonces)
-    assert torch.equal(camera.backward(scrambled, nonces), images)
+    scrambled = camera.scramble(images, nonces)
+    assert torch.equal(camera.unscramble(scrambled, nonces), images)
     fixed = ImageScrambler((16, 24), secret=SECRET, block=8)
     assert torch.equal(camera.rekey(scrambled, nonces), fixed(images))
     assert torch.equal(scrambled[2], fixed(images[2]))  # the empty nonce is the fixed key's
     order, symmetry = SECRET.blocks(6, 8, [b"b"])
     key = block_permutation((16, 24), 8, order[0], symmetry[0])
     assert torch.equal(scrambled[1], ImageScrambler((16, 24), key=key)(images[1]))
-    assert camera.forward(images[:0], []).shape == (0, 3, 16, 24)
+    assert camera.scramble(images[:0], []).shape == (0, 3, 16, 24)
     with pytest.raises(ValueError, match="values or a block, got both"):
         PerImageScrambler(16, SECRET, values=True, block=8)
 

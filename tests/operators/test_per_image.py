@@ -16,7 +16,7 @@ def batch(n=5, size=(4, 6)):
 
 def test_equals_a_loop_over_images():
     images, nonces = batch()
-    scrambled = PerImageScrambler((4, 6), SECRET).forward(images, nonces)
+    scrambled = PerImageScrambler((4, 6), SECRET).scramble(images, nonces)
     for image, seen, nonce in zip(images, scrambled, nonces, strict=True):
         key = SECRET.permutation(24, nonce=nonce)
         for position in range(24):
@@ -29,30 +29,31 @@ def test_no_images(values):
         torch.empty(0, 3, 4, 6, dtype=torch.uint8),
         PerImageScrambler((4, 6), SECRET, values),
     )
-    assert scrambler.rekey(scrambler.forward(empty, []), []).shape == empty.shape
+    assert scrambler.rekey(scrambler.scramble(empty, []), []).shape == empty.shape
 
 
 @pytest.mark.parametrize("values", [False, True])
 def test_restore_and_rekey(values):
     images, nonces = batch()
     scrambler = PerImageScrambler((4, 6), SECRET, values)
-    scrambled = scrambler.forward(images, nonces)
+    scrambled = scrambler.scramble(images, nonces)
     assert not torch.equal(scrambled, images)
-    assert torch.equal(scrambler.backward(scrambled, nonces), images)
+    assert torch.equal(scrambler.unscramble(scrambled, nonces), images)
+    assert torch.equal(scrambler.backward(scrambler.forward(images, nonces), nonces), images)
     fixed = ImageScrambler((4, 6), secret=SECRET)
     assert torch.equal(scrambler.rekey(scrambled, nonces), fixed(images))
 
 
 def test_images_do_not_share_a_key():
     image = torch.arange(1024).reshape(1, 1, 32, 32).repeat(8, 1, 1, 1)
-    scrambled = PerImageScrambler(32, SECRET).forward(image, new_nonces(8))
+    scrambled = PerImageScrambler(32, SECRET).scramble(image, new_nonces(8))
     same = (scrambled[:, None] == scrambled[None]).float().mean((2, 3, 4))
     assert same.fill_diagonal_(0).max() < 0.01
 
 
 def test_values_take_colours_apart():
     image = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8)
-    seen = PerImageScrambler(32, SECRET, values=True).forward(image, new_nonces(1))
+    seen = PerImageScrambler(32, SECRET, values=True).scramble(image, new_nonces(1))
     assert set(seen.unique().tolist()) == {55, 200}
     assert abs((seen == 200).float().mean() - 0.5) < 0.05
 
@@ -66,20 +67,20 @@ def test_logits_are_those_of_the_plain_network():
     images, nonces = batch(2, (32, 32))
     with torch.inference_mode():
         expected = plain(images / 255)
-        received = keyed(scrambler.rekey(scrambler.forward(images, nonces), nonces) / 255)
+        received = keyed(scrambler.rekey(scrambler.scramble(images, nonces), nonces) / 255)
     torch.testing.assert_close(received, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_refusals():
     images, nonces = batch()
     with pytest.raises(ValueError, match="5 images need as many nonces, got 4"):
-        PerImageScrambler((4, 6), SECRET).forward(images, nonces[1:])
+        PerImageScrambler((4, 6), SECRET).scramble(images, nonces[1:])
     with pytest.raises(ValueError, match="images 0 and 1 share the nonce 61"):
-        PerImageScrambler((4, 6), SECRET).forward(images[:2], [b"a", b"a"])
+        PerImageScrambler((4, 6), SECRET).scramble(images[:2], [b"a", b"a"])
     with pytest.raises(ValueError, match=r"\(N, C, 6, 4\), got \(5, 3, 4, 6\)"):
-        PerImageScrambler((6, 4), SECRET).forward(images, nonces)
+        PerImageScrambler((6, 4), SECRET).scramble(images, nonces)
     with pytest.raises(ValueError, match=r"needs uint8 images, got torch\.float32"):
-        PerImageScrambler((4, 6), SECRET, values=True).forward(images / 255, nonces)
+        PerImageScrambler((4, 6), SECRET, values=True).scramble(images / 255, nonces)
 
 
 def test_nonces_for_a_batch_come_again_with_it_alone():
@@ -97,7 +98,7 @@ def test_nonces_for_a_batch_come_again_with_it_alone():
 def test_a_server_reports_a_repeated_nonce(receive, recwarn):
     images, nonces = batch(3)
     scrambler = PerImageScrambler((4, 6), SECRET)
-    seen = scrambler.forward(images, nonces)
+    seen = scrambler.scramble(images, nonces)
     once = getattr(scrambler, receive)(seen, nonces)
     assert not recwarn
     with pytest.warns(UserWarning, match="images 0 and 2 share the nonce"):

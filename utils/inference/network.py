@@ -195,7 +195,7 @@ def per_image_scrambling(
 
     def received(images: torch.Tensor) -> torch.Tensor:
         nonces = camera.nonces_for(images)
-        scrambled = camera.forward(images, nonces)
+        scrambled = camera.scramble(images, nonces)
         return scrambled if server is None else server.rekey(scrambled, nonces)
 
     return received

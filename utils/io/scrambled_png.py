@@ -47,14 +47,14 @@ def scramble(image: torch.Tensor, key: SecretKey, label: Label) -> torch.Tensor:
     """Scramble uint8 ``(3, H, W)`` as its label says."""
     if label.scheme == "fixed":
         return ImageScrambler(tuple(image.shape[1:]), secret=key)(image)
-    return _per_image(image, key, label).forward(image[None], [label.nonce])[0]
+    return _per_image(image, key, label).scramble(image[None], [label.nonce])[0]
 
 
 def restore(image: torch.Tensor, key: SecretKey, label: Label) -> torch.Tensor:
     """Restore uint8 ``(3, H, W)``: the inverse of ``scramble``."""
     if label.scheme == "fixed":
-        return ImageScrambler(tuple(image.shape[1:]), secret=key).backward(image)
-    return _per_image(image, key, label).backward(image[None], [label.nonce])[0]
+        return ImageScrambler(tuple(image.shape[1:]), secret=key).unscramble(image)
+    return _per_image(image, key, label).unscramble(image[None], [label.nonce])[0]
 
 
 def to_fixed_key(image: torch.Tensor, key: SecretKey, label: Label) -> torch.Tensor:

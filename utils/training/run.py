@@ -327,10 +327,10 @@ def _examples(
         return [images]
     if per_image is None:
         scrambled = permuting(images)
-        return [images, scrambled, permuting.backward(scrambled)]
+        return [images, scrambled, permuting.unscramble(scrambled)]
     nonces = per_image.nonces_for(images)
-    scrambled = per_image.forward(images, nonces)
-    return [images, scrambled, per_image.backward(scrambled, nonces)]
+    scrambled = per_image.scramble(images, nonces)
+    return [images, scrambled, per_image.unscramble(scrambled, nonces)]
 
 
 def _open_files(options: RunOptions) -> RunFiles:
