@@ -63,26 +63,26 @@ def keyed_conv2d_deform(
 
 
 class KeyedConv2d(KeyedLayer, nn.Conv2d):
-    """A convolution whose input and output maps are scrambled, each under its own key.
+    """A convolution whose input and output maps are scrambled, each by its own permutation.
 
     Convention: with ``x[.., m]`` the natural input, this layer takes ``x[.., in_key[p]]`` at
     position ``p`` and returns ``y[.., out_key[q]]`` at ``q``, where ``y`` is what ``nn.Conv2d``
     with the same parameters makes of ``x``. Zero padding only. Parameters are those of
-    ``nn.Conv2d``; keys and offsets are non-persistent buffers and never enter a ``state_dict``.
+    ``nn.Conv2d``; permutations and offsets are non-persistent buffers, never in a ``state_dict``.
 
     Shape: ``(N, C_in, H, W)`` -> ``(N, C_out, *output_size)``, any ``N``, 0 included.
 
     Args:
         image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
-        in_key: key of the input, a permutation of ``0..H*W-1``.
-        out_key: key of the output, a permutation of ``0..H_out*W_out-1``.
+        in_key: that of the input, a permutation of ``0..H*W-1``.
+        out_key: that of the output, a permutation of ``0..H_out*W_out-1``.
         backend: ``deform`` (not for ``torch.func``), ``gather``, ``triton`` (CUDA, or
             ``TRITON_INTERPRET=1``; with groups, in float64 and under ``torch.func`` it is
             ``gather``), or ``auto`` for what measures fastest.
         device, dtype: of the parameters, as in ``nn.Conv2d``; buffers are built on the CPU.
 
     Raises:
-        ValueError: geometry out of range, keys that do not fit it, an unknown backend, an
+        ValueError: geometry out of range, permutations that do not fit it, an unknown backend, an
             input whose map is not of ``image_size`` or, with ``triton``, is on the CPU.
 
     Example:

@@ -1,6 +1,7 @@
 """Keyed max and average pooling: ordinary pooling on scrambled maps (paper, section 3).
 
-Each output position looks up the taps of its window through the keys (``operators.offset``). Two
+Each output position looks up the taps of its window through the permutations
+(``operators.offset``). Two
 backends, as for the convolution: ``deform`` gathers the windows ``(N, C, Q, K)`` and reduces them,
 ``gather`` reorders the positions around torch's own pooling; ``triton``, a kernel for convolutions,
 pools as ``gather`` does. Unlike a convolution's, padded taps count for nothing in a maximum, and in
@@ -97,7 +98,7 @@ class _KeyedPool2d(KeyedLayer):
 
 
 class KeyedMaxPool2d(_KeyedPool2d):
-    """Max pooling between scrambled maps, each under its own key.
+    """Max pooling between scrambled maps, each under its own permutation.
 
     Convention: as ``KeyedConv2d``. Padded taps are ignored. Among equal maxima the gradient goes to
     the first in tap order, as in ``nn.MaxPool2d``.
@@ -106,8 +107,8 @@ class KeyedMaxPool2d(_KeyedPool2d):
 
     Args:
         image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
-        in_key: key of the input, a permutation of ``0..H*W-1``.
-        out_key: key of the output, a permutation of ``0..H_out*W_out-1``.
+        in_key: that of the input, a permutation of ``0..H*W-1``.
+        out_key: that of the output, a permutation of ``0..H_out*W_out-1``.
         backend: ``deform``, ``gather`` or ``triton``, or ``auto`` for what measures fastest.
 
     Raises:
@@ -145,7 +146,7 @@ class KeyedMaxPool2d(_KeyedPool2d):
 
 
 class KeyedAvgPool2d(_KeyedPool2d):
-    """Average pooling between scrambled maps, each under its own key.
+    """Average pooling between scrambled maps, each under its own permutation.
 
     Convention: as ``KeyedConv2d``; ``ceil_mode``, ``count_include_pad`` and ``divisor_override`` as
     in ``nn.AvgPool2d``.
@@ -155,8 +156,8 @@ class KeyedAvgPool2d(_KeyedPool2d):
     Args:
         divisor_override: divide every window's sum by this, not by its number of taps.
         image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
-        in_key: key of the input, a permutation of ``0..H*W-1``.
-        out_key: key of the output, a permutation of ``0..H_out*W_out-1``.
+        in_key: that of the input, a permutation of ``0..H*W-1``.
+        out_key: that of the output, a permutation of ``0..H_out*W_out-1``.
         backend: ``deform``, ``gather`` or ``triton``, or ``auto`` for what measures fastest.
 
     Raises:

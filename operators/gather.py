@@ -1,4 +1,4 @@
-"""Reordering the positions of a map: the one operation that a key asks for.
+"""Reordering the positions of a map: the one operation that a permutation asks for.
 
 Convention: positions of an ``(H, W)`` plane are numbered row-major, ``p = y * W + x``. Reordering
 by an index ``i`` means ``out[..., p] = in[..., i[p]]``, the same for every channel. The gradient of
@@ -112,7 +112,7 @@ class _TransformedReorder(_Reorder):
     def vmap(info, in_dims: tuple, x: Tensor, *permutation: Tensor) -> tuple[Tensor, int]:
         size, (dim, *key_dims) = info.batch_size, in_dims
         x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)  # (B, ..., H, W)
-        if any(d is not None for d in key_dims):  # networks with a key each, stacked
+        if any(d is not None for d in key_dims):  # networks with a permutation each, stacked
             keys = [
                 p.expand(size, -1) if d is None else p.movedim(d, 0)
                 for p, d in zip(permutation, key_dims, strict=True)
@@ -152,7 +152,7 @@ class Reorder(nn.Module):
 
     def __init__(self, index: Tensor) -> None:
         super().__init__()
-        # The only key of a 1x1 map is the identity, so VGG16 meets this case in its last pooling.
+        # A 1x1 map has no other permutation, so VGG16 meets this case in its last pooling.
         self.identity = torch.equal(index, torch.arange(index.numel(), device=index.device))
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("inverse", invert(index), persistent=False)

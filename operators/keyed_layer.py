@@ -1,18 +1,18 @@
-"""What every keyed layer has beside the ordinary one: two keys, and the reorderings they make."""
+"""What keyed layers have beside ordinary ones: two permutations, and their reorderings."""
 
 from torch import Tensor, nn
 
 from operators.gather import reorder_around, resolve_backend
 from operators.offset import Size, output_size, pair
-from operators.permutation import check_key
+from operators.permutation import check_permutation
 
 
 class KeyedLayer(nn.Module):
     """Base of the layers from a map under ``in_key`` to one under ``out_key``.
 
-    Keys and index tables are non-persistent buffers: they move with ``.to(device)`` and never enter
-    a ``state_dict``. For backends other than ``deform``, ``before`` and ``after`` are the
-    reorderings around the native layer, and ``native`` its stride, padding and dilation.
+    Permutations and index tables are non-persistent buffers: they move with ``.to(device)`` and
+    never enter a ``state_dict``. For backends other than ``deform``, ``before`` and ``after`` are
+    the reorderings around the native layer, and ``native`` its stride, padding and dilation.
 
     Args:
         image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
@@ -22,7 +22,7 @@ class KeyedLayer(nn.Module):
         ordinary: the arguments of the ordinary layer, where it is the other base.
 
     Raises:
-        ValueError: geometry out of range, keys that do not fit it, an unknown backend.
+        ValueError: geometry out of range, permutations that do not fit it, an unknown backend.
     """
 
     in_key: Tensor
@@ -42,8 +42,8 @@ class KeyedLayer(nn.Module):
         image_size = pair(image_size, "image_size", minimum=1)
         geometry = (image_size, *window)
         out_size = output_size(*geometry)
-        in_key = check_key(in_key, image_size, "in_key")
-        out_key = check_key(out_key, out_size, "out_key")
+        in_key = check_permutation(in_key, image_size, "in_key")
+        out_key = check_permutation(out_key, out_size, "out_key")
         super().__init__(*ordinary, **options)
         self.image_size, self.output_size, self.backend = image_size, out_size, backend
         self.geometry = geometry

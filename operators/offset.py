@@ -1,6 +1,6 @@
-"""Keys and a layer's geometry become sampling offsets (paper, section 3: the folded inverse).
+"""From permutations and a layer's geometry to sampling offsets (paper, section 3).
 
-Notation: ``k_in`` and ``k_out`` are the keys of a layer's input and output, ``q`` an output
+Notation: ``k_in`` and ``k_out`` are the permutations of a layer's input and output, ``q`` an output
 position, ``t`` a kernel tap, ``m(q, t)`` the natural input position of tap ``t`` in the window of
 ``q``, all row-major. At ``q`` the keyed layer computes what the ordinary one computes at
 ``k_out[q]``, so it samples scrambled position ``k_in^-1[m(k_out[q], t)]``:
@@ -15,7 +15,7 @@ whole numbers, so nothing is ever interpolated. Geometry arguments are ints or `
 import torch
 from torch import Tensor
 
-from operators.permutation import check_key, invert
+from operators.permutation import check_permutation, invert
 
 PADDED = -1  # the index of a tap that falls in the padding
 Size = int | tuple[int, int]
@@ -119,19 +119,19 @@ def keyed_taps(
     """``k_in^-1[m(k_out[q], t)]``: scrambled input position of each tap.
 
     Args:
-        in_key: key of the input map, ``(H*W,)``.
-        out_key: key of the output map, ``(H_out*W_out,)``.
+        in_key: permutation of the input map, ``(H*W,)``.
+        out_key: permutation of the output map, ``(H_out*W_out,)``.
 
     Returns:
         int64 ``(Q, K)``, ``PADDED`` where the tap falls in the padding.
 
     Raises:
-        ValueError: bad geometry, or a key that is no permutation of its map's positions.
+        ValueError: bad geometry, or a ``key`` that is no permutation of its map's positions.
     """
     height, width = image_size = pair(image_size, "image_size", minimum=1)
     geometry = (image_size, kernel_size, stride, padding, dilation, ceil_mode)
-    in_key = check_key(in_key, image_size, "in_key")
-    out_key = check_key(out_key, output_size(*geometry), "out_key")
+    in_key = check_permutation(in_key, image_size, "in_key")
+    out_key = check_permutation(out_key, output_size(*geometry), "out_key")
     y, x = ordinary_taps(*geometry)
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     natural = torch.where(inside, y * width + x, PADDED)  # m(q, t)

@@ -17,55 +17,55 @@ from operators.key import SecretKey
 SEED_LIMIT = 2**32
 
 
-def invert(key: Tensor) -> Tensor:
+def invert(permutation: Tensor) -> Tensor:
     """The inverse permutation: ``invert(k)[k[p]] = p``. Shape ``(n,)``, int64."""
-    inverse = torch.empty_like(key)
-    inverse[key] = torch.arange(key.numel(), device=key.device)
+    inverse = torch.empty_like(permutation)
+    inverse[permutation] = torch.arange(permutation.numel(), device=permutation.device)
     return inverse
 
 
-def check_key(key: Tensor, size: tuple[int, int], name: str = "key") -> Tensor:
-    """A copy of ``key``, int64 on the CPU, if it is a permutation of the plane's positions.
+def check_permutation(permutation: Tensor, size: tuple[int, int], name: str = "key") -> Tensor:
+    """A copy of ``permutation``, int64 on the CPU, if it is a permutation of the plane's positions.
 
     Args:
-        key: anything ``torch.as_tensor`` takes, of shape ``(H*W,)``, whole numbers.
+        permutation: anything ``torch.as_tensor`` takes, of shape ``(H*W,)``, whole numbers.
         size: ``(H, W)`` of the plane.
-        name: what the message calls the key.
+        name: what the message calls it.
 
     Raises:
         ValueError: it is none.
     """
-    key = torch.as_tensor(key)
+    k = torch.as_tensor(permutation)
     n = size[0] * size[1]
-    whole = not (key.is_floating_point() or key.is_complex() or key.dtype == torch.bool)
-    if not whole or key.shape != (n,):
+    whole = not (k.is_floating_point() or k.is_complex() or k.dtype == torch.bool)
+    if not whole or k.shape != (n,):
         raise ValueError(
             f"{name} must hold {n} whole numbers for a map of {size[0]}x{size[1]}, "
-            f"got shape {tuple(key.shape)} of {key.dtype}"
+            f"got shape {tuple(k.shape)} of {k.dtype}"
         )
-    key = key.detach().to("cpu", torch.int64, copy=True)
-    outside = key[(key < 0) | (key >= n)]
+    k = k.detach().to("cpu", torch.int64, copy=True)
+    outside = k[(k < 0) | (k >= n)]
     if outside.numel():
         raise ValueError(f"{name} must hold 0..{n - 1}, got {outside[0].item()}")
-    counts = torch.bincount(key, minlength=n)
+    counts = torch.bincount(k, minlength=n)
     if (counts != 1).any():
         raise ValueError(
             f"{name} must be a permutation of 0..{n - 1}, got {counts.argmax().item()} twice"
         )
-    return key
+    return k
 
 
 class KeyStream:
-    """A deterministic source of permutations.
+    """The permutations that a seed or a secret stands for, one after the other.
 
-    Convention: from a seed, each key is ``argsort(rand(n))`` of ``numpy.random.RandomState(seed)``,
-    in the order of the calls. This repeats the published keys; it is a reproducible generator,
-    not a cryptographic one, and a 32-bit seed can be searched. From a secret, call number ``i``
-    (from 0) gives ``secret.permutation(n, index=i)``.
+    Convention: from a seed, each permutation is ``argsort(rand(n))`` of
+    ``numpy.random.RandomState(seed)``, in the order of the calls. This repeats the published ones;
+    it is a reproducible generator, not a cryptographic one, and a 32-bit seed can be searched. From
+    a secret, call number ``i`` (from 0) gives ``secret.permutation(n, index=i)``.
 
     Args:
         seed: ``0..2**32 - 1``, or None for 128 bits of the operating system's entropy.
-        secret: a 256-bit key in place of a seed.
+        secret: 256 bits in place of a seed.
 
     Raises:
         ValueError: the seed is not a whole number in that range, or both are given.
@@ -92,7 +92,7 @@ class KeyStream:
         self._drawn = 0
 
     def draw(self, n: int) -> Tensor:
-        """The next key: a random permutation of ``0..n-1``, int64, shape ``(n,)``."""
+        """The next permutation of ``0..n-1``, int64, shape ``(n,)``."""
         self._drawn += 1
         if self._secret is not None:
             return self._secret.permutation(n, index=self._drawn - 1)

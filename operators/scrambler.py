@@ -1,13 +1,13 @@
-"""Keys and image scrambling: the client's half of the scheme (paper, section 3).
+"""Image scrambling: the client's half of the scheme (paper, section 3).
 
-A key of an ``(H, W)`` plane is a permutation ``k`` of its ``H*W`` row-major positions. Scrambling
-is ``s[p] = x[k[p]]``, the same for every channel; restoring is its inverse. One stream of keys
-serves a whole network: the image key is drawn first, then one key per layer output in network
-order, exactly as the published implementation draws them, so its seeds mean the same here.
+The paper's key of an ``(H, W)`` plane is a permutation ``k`` of its ``H*W`` row-major positions.
+Scrambling is ``s[p] = x[k[p]]``, the same for every channel; unscrambling is its inverse. One
+stream of permutations serves a whole network: the image's is drawn first, then one per layer output
+in network order, as the published implementation draws them, so its seeds mean the same here.
 
-Differs from the published code: planes need not be square, keys come from a private generator
-(the global random state of numpy and torch is neither read nor written), without a seed they come
-from the operating system's entropy, and a 256-bit secret can take the seed's place.
+Differs from the published code: planes need not be square, permutations come from a private
+generator (the global random state of numpy and torch is neither read nor written), without a seed
+they come from the operating system's entropy, and a 256-bit secret can take the seed's place.
 """
 
 import copy
@@ -20,7 +20,7 @@ from operators.blocks import SYMMETRIES, block_permutation, count_blocks
 from operators.gather import reorder
 from operators.key import SecretKey
 from operators.offset import Size, pair
-from operators.permutation import KeyStream, check_key, invert, log2_factorial
+from operators.permutation import KeyStream, check_permutation, invert, log2_factorial
 
 
 class ImageScrambler(nn.Module):
@@ -33,12 +33,12 @@ class ImageScrambler(nn.Module):
     Args:
         image_size: ``H`` of a square image, or ``(H, W)``, in pixels.
         seed: seed of the key stream, ``0..2**32 - 1``; None draws it from the system's entropy.
-        secret: a 256-bit key that the stream is derived from, in place of a seed.
-        key: the image key itself, a permutation of ``0..H*W-1``; it takes the place of the stream's
-            first key, and the layer keys still come from the stream.
+        secret: 256 bits that the stream is derived from, in place of a seed.
+        key: the image's permutation of ``0..H*W-1`` itself; it takes the place of the stream's
+            first one, and the layers' still come from the stream.
         block: side in pixels of square blocks that move as a whole, turned and mirrored, in place
-            of single pixels; None for pixels. The layer keys are the same as without it. From a
-            seed, the block key is what ``KeyStream(seed).draw_blocks`` gives first.
+            of single pixels; None for pixels. The layers' permutations are the same as without it.
+            From a seed, the block key is what ``KeyStream(seed).draw_blocks`` gives first.
 
     Raises:
         ValueError: a size below 1, a seed out of range, a key that is no permutation, a block that
@@ -74,7 +74,7 @@ class ImageScrambler(nn.Module):
             order, symmetry = copy.deepcopy(self._layer_stream).draw_blocks(count, block)
             key = block_permutation(self.image_size, block, order, symmetry)
         drawn = self._layer_stream.draw(self.image_size[0] * self.image_size[1])
-        key = drawn if key is None else check_key(key, self.image_size)
+        key = drawn if key is None else check_permutation(key, self.image_size)
         self.register_buffer("key", key, persistent=False)
         self.register_buffer("inverse", invert(key), persistent=False)
 

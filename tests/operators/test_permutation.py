@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from operators import ImageScrambler, KeyStream, SecretKey
-from operators.permutation import check_key, invert
+from operators.permutation import check_permutation, invert
 
 SECRET = SecretKey(bytes(range(32)))
 
@@ -49,4 +49,4 @@ def test_inverse_undoes_a_permutation():
 )
 def test_bad_keys_are_named(bad, message):
     with pytest.raises(ValueError, match=message):
-        check_key(bad, (2, 3), "in_key")
+        check_permutation(bad, (2, 3), "in_key")
