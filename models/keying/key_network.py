@@ -31,7 +31,6 @@ from operators import ImageScrambler
 def key_network(
     net: nn.Module,
     scrambler: ImageScrambler,
-    image_size: tuple[int, int] | None = None,
     backend: str = "auto",
     in_channels: int | None = None,
     scramble_output: bool = False,
@@ -48,7 +47,6 @@ def key_network(
     Args:
         net: an ordinary network that ``torch.fx`` can trace; it is left as it is.
         scrambler: the key of the images, and the source of the layers' keys.
-        image_size: ``(H, W)`` of the images; None for the scrambler's.
         backend: how keyed operators compute: ``auto``, ``deform``, ``gather`` or ``triton``.
         in_channels: ``C`` of the images; None for that of the first convolution, or 3.
         scramble_output: return maps (of a segmentation, say) as the server has them; the
@@ -59,7 +57,7 @@ def key_network(
     Raises:
         KeyingError: naming the module, the operation and the reason, if the network cannot be
             keyed exactly, or if the comparison fails.
-        ValueError: if ``image_size`` is not the scrambler's.
+        ValueError: if the backend is unknown.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(6), nn.Flatten()).eval()
@@ -67,10 +65,6 @@ def key_network(
         >>> torch.allclose(key_network(net, scrambler)(scrambler(image)), net(image), atol=1e-6)
         True
     """
-    if image_size is not None and tuple(image_size) != scrambler.image_size:
-        raise ValueError(
-            f"image_size must be the scrambler's {scrambler.image_size}, got {tuple(image_size)}"
-        )
     work = copy.deepcopy(net)
     if in_channels is None:
         in_channels = image_channels(work)
