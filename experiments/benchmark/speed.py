@@ -43,7 +43,6 @@ from utils.inference.network import check_batch_of_one
 from utils.runtime.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MODES = ("inference", "training")
 BASES = {
     "plain": "plain",
@@ -81,9 +80,6 @@ def parse_args():
         "-net", type=plain_network, default="vgg16", help="plain network, or torchvision:NAME"
     )
     parser.add_argument(
-        "-modes", nargs="+", choices=MODES, default=list(MODES), help="what to time"
-    )
-    parser.add_argument(
         "-sizes", nargs="+", type=image_side, default=[32], help="image sides, pixels"
     )
     parser.add_argument(
@@ -103,12 +99,6 @@ def parse_args():
     )
     parser.add_argument(
         "-dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="training: by autocast"
-    )
-    parser.add_argument(
-        "-memory_format",
-        choices=MEMORY_FORMATS,
-        default="channels_last",
-        help="of images and weights",
     )
     parser.add_argument("-no_deform", action="store_true", help="leave out the slow deform backend")
     benchmark_flags.add(parser, "speed.json, the table speed.md and the chart speed.png")
@@ -171,7 +161,7 @@ def training_step(net: nn.Module, images: torch.Tensor, labels: torch.Tensor, dt
 
 def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> list[dict]:
     """Time all candidates of one configuration; one row each."""
-    dtype, memory_format = DTYPES[dtype_name], MEMORY_FORMATS[args.memory_format]
+    dtype = DTYPES[dtype_name]
     scrambler = ImageScrambler(side, seed=SEED)
     backends = ["gather"]
     if not args.no_deform:
@@ -182,12 +172,12 @@ def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> 
     if mode == "training" and batch == 1:
         check_batch_of_one(nets["plain"], (side, side))
     stored = dtype if mode == "inference" else torch.float32
-    images = torch.randn(batch, 3, side, side).to(device, stored, memory_format=memory_format)
+    images = torch.randn(batch, 3, side, side).to(device, stored, memory_format=torch.channels_last)
     scrambled = scrambler(images)
     labels = torch.randint(10, (batch,), device=device)
     calls = {}
     for name, net in nets.items():
-        net = net.to(device, stored, memory_format=memory_format)
+        net = net.to(device, stored, memory_format=torch.channels_last)
         x = images if name.startswith("plain") else scrambled
         if mode == "inference":
             calls[name] = lambda net=net, x=x: inference(net, x)
@@ -226,7 +216,7 @@ def configurations(args) -> list[tuple[str, int, int, str]]:
     sizes = {"inference": args.b, "training": args.train_b}
     found = [
         (mode, side, max(1, batch * 32 * 32 // side**2), dtype)
-        for mode in args.modes
+        for mode in MODES
         for side in args.sizes
         for batch in sizes[mode]
         for dtype in args.dtype
@@ -259,7 +249,7 @@ def main() -> None:
     print(markdown(rows))
 
     if args.out_dir is not None:
-        record = {"rows": rows, "net": args.net, "memory_format": args.memory_format}
+        record = {"rows": rows, "net": args.net, "memory_format": "channels_last"}
         record |= {"device": device.type, "seconds": time.perf_counter() - started}
         benchmark_flags.write(args.out_dir, "speed", record, markdown(rows))
         groups: dict[str, dict[str, float]] = {}

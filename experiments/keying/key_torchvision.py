@@ -27,6 +27,7 @@ from utils.cli import flags
 from utils.io.atomic import write_text
 from utils.io.run_record import environment, public_command, write_json
 
+BATCH, REPEATS = 4, 3  # images of a timed pass, timed passes
 EXACT = 1e-9  # largest relative difference that is rounding, in float64
 
 # Architecture -> sizes (H, W). The default suits fully convolutional networks.
@@ -87,11 +88,11 @@ def difference(
     return max(((a - b).abs().max() / (a[0] - a[1]).abs().max()).item() for a, b in pairs)
 
 
-def seconds(runs: list[tuple[nn.Module, torch.Tensor]], repeats: int) -> list[float]:
+def seconds(runs: list[tuple[nn.Module, torch.Tensor]]) -> list[float]:
     """Shortest processor time of each network's forward pass; they take turns."""
     times: list[list[float]] = [[] for _ in runs]
     with torch.no_grad():
-        for _ in range(repeats + 1):  # the first one warms up
+        for _ in range(REPEATS + 1):  # the first one warms up
             for (net, x), taken in zip(runs, times, strict=True):
                 start = time.process_time()
                 net(x)
@@ -99,7 +100,7 @@ def seconds(runs: list[tuple[nn.Module, torch.Tensor]], repeats: int) -> list[fl
     return [min(taken[1:]) for taken in times]
 
 
-def measure(name: str, image_size: tuple[int, int], batch: int, repeats: int) -> dict:
+def measure(name: str, image_size: tuple[int, int]) -> dict:
     """One row: an architecture at one image size."""
     torch.manual_seed(0)
     net, scrambler = build(name, image_size), ImageScrambler(image_size, seed=1312)
@@ -110,8 +111,8 @@ def measure(name: str, image_size: tuple[int, int], batch: int, repeats: int) ->
     except KeyingError as error:
         return row | {"exact": False, "reason": str(error)}
     largest = difference(net, keyed, scrambler, image_size)
-    x = torch.rand(batch, 3, *image_size)
-    plain_s, keyed_s = seconds([(net, x), (keyed, scrambler(x))], repeats)
+    x = torch.rand(BATCH, 3, *image_size)
+    plain_s, keyed_s = seconds([(net, x), (keyed, scrambler(x))])
     return row | {
         "exact": largest <= EXACT and list(keyed.state_dict()) == list(net.state_dict()),
         "difference": largest,
@@ -125,8 +126,6 @@ def measure(name: str, image_size: tuple[int, int], batch: int, repeats: int) ->
 def parse_args():
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("-nets", nargs="+", choices=NETS, default=list(NETS), help="architectures")
-    parser.add_argument("-b", type=cli.positive_int, default=4, help="images per timed pass")
-    parser.add_argument("-repeats", type=cli.positive_int, default=3, help="timed passes")
     parser.add_argument("-out_dir", type=Path, required=True, help="folder of the results")
     return parser.parse_args()
 
@@ -139,7 +138,7 @@ def main() -> None:
     rows = []
     for name in args.nets:
         for image_size in NETS[name]:
-            rows.append(measure(name, image_size, args.b, args.repeats))
+            rows.append(measure(name, image_size))
             print(markdown(rows[-1:]).splitlines()[-1], flush=True)
             # after each row, so that an interrupted run keeps what it has
             table = {"command": public_command(), "environment": environment(), "rows": rows}
