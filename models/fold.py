@@ -6,7 +6,8 @@ layers the two cancel, and one reordering at the input is left.
 
 ``fold_batch_norm`` is the usual one: at inference a batch normalisation is a scale and a shift per
 channel, which a convolution before it absorbs. It serves plain and keyed networks alike, because a
-key moves positions and leaves channels alone.
+key moves positions and leaves channels alone (``torch.fx.experimental.optimization.fuse`` knows
+plain ones only; the arithmetic is torch's).
 
 Both return a network of its own: it has copies of the modules, parameters and buffers, and what is
 done to one network later (weights loaded, a mode set, a step of training) leaves the other alone.

@@ -2,6 +2,7 @@
 
 Candidates take turns, so that whatever else the machine does falls on all of them alike. A ratio is
 the median over rounds of (candidate / base in the same round), which a slow minute cannot shift.
+``torch.utils.benchmark`` times one statement after the other, so that there it would.
 """
 
 import ctypes

@@ -4,6 +4,9 @@ The cache lies in the user's cache folder (``$XDG_CACHE_HOME/privdl``). An entry
 content of the files and begins with the SHA-256 of its pixels, so that it can be neither stale nor
 damaged unnoticed: such an entry is decoded anew. Entries are written atomically, so that runs that
 start together can share them.
+
+Not ``torchvision.datasets.ImageFolder``, which takes hidden folders for classes, knows no expected
+classes, and decodes one image at a time and anew in every epoch.
 """
 
 import contextlib

@@ -126,6 +126,9 @@ def from_saved(saved: dict) -> Recipe:
 def lr_factor(recipe: Recipe, epoch: float) -> float:
     """The learning rate at a moment of the run, as a fraction of the recipe's.
 
+    A function of the moment alone, so that a run resumes in the midst of an epoch without the state
+    of a ``torch.optim.lr_scheduler``.
+
     Rises linearly from 0 to 1 over ``warm`` epochs; after that ``multistep`` multiplies by
     ``gamma`` at every milestone, ``linear`` falls linearly to 0 and ``cosine`` along half a
     cosine.
