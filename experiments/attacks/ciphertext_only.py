@@ -116,9 +116,9 @@ def main() -> None:
         "ciphertext_only",
         rows,
         "Scrambled images only. Shares of pixels placed right; quality and accuracy of the "
-        f"recovered images ({SCORED_IMAGES} of them). Who knows nothing is forgiven the symmetry "
-        "of the grid; who has the correlations of "
-        f"{PUBLIC_IMAGES:,} plain training images finds it out.",
+        f"recovered images ({SCORED_IMAGES} of them). With no other knowledge, placements are "
+        "scored up to the symmetries of the grid; the correlations of "
+        f"{PUBLIC_IMAGES:,} plain training images tell the right one.",
         shown,
     )
 

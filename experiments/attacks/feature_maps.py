@@ -1,8 +1,8 @@
 """Attack: the ciphertext-only attack, on what the server's memory holds after the first layer.
 
-A keyed layer's map is scrambled under that layer's key. Some of its 64 channels are edges, which
-tell little of who is whose neighbour; some are as smooth as the picture, and those the attack finds
-by itself. What the machine holds, by scheme:
+A keyed layer's map is scrambled under that layer's key. Some of its 64 channels show edges, which
+tell little of which positions are neighbours; some are as smooth as the picture, and the attack
+finds these by itself. What the machine holds, by scheme:
 
     published, 256-bit fixed  maps under one key for all images
     per-image                 images under keys of their own, rekeyed for a network with fixed keys

@@ -10,7 +10,7 @@ permutations it came by, that of least loss.
 Mena et al., ICLR 2018) that sharpens from step to step, and rounds it to a permutation on the way.
 ``ciphertext-only`` takes the symmetry of least loss of what that attack finds: no public pictures
 are needed. ``ciphertext-only, gradient`` goes on from there by gradient. With per-image keys the
-gradient attacks each image alone; the other still looks for one key of all, in vain.
+gradient attacks each image alone; the other still looks for one key of all, which is not there.
 
     python3 known_model.py -data_dir DIR -weights PATH -images 64 -steps 100
 """

@@ -78,7 +78,7 @@ def main() -> None:
     image_size = spec.image_size
     key = flags.scrambler_from(args, image_size)
     wrong = wrong_scrambler(image_size, args.seed)
-    load_split(args.dataset, "train", args.data_dir, spec)  # missing, it is missed before the work
+    load_split(args.dataset, "train", args.data_dir, spec)  # if missing, say so now
     test = load_split(args.dataset, "test", args.data_dir, spec)
 
     def deployed(net: str, scramble: ImageScrambler | None, weights: Trained = trained) -> Deployed:

@@ -37,7 +37,7 @@ def parse_args():
     parser.add_argument(
         "-fold_keys",
         action="store_true",
-        help="cancel the keys between layers; quicker, and shows every map to who runs it",
+        help="cancel the keys between layers: faster, but every map lies in natural order",
     )
     parser.add_argument(
         "-fold_batch_norm", action="store_true", help="let convolutions absorb batch normalisation"
