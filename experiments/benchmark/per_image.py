@@ -14,6 +14,7 @@ import conf  # noqa: F401
 import torch
 
 from experiments.lib import benchmark_flags
+from experiments.lib.results import write_results
 from experiments.lib.timing import time_side_by_side
 from models import create_model
 from models.per_image import PerImageNetwork
@@ -68,7 +69,7 @@ def main() -> None:
         print(f"{name:<20}{timing}")
     if args.out_dir is not None:
         rows = [{"candidate": name, **asdict(timing)} for name, timing in timings.items()]
-        benchmark_flags.write(args.out_dir, "per_image", {"batch": args.b, "rows": rows})
+        write_results(args.out_dir, "per_image", {"batch": args.b, "rows": rows})
 
 
 if __name__ == "__main__":

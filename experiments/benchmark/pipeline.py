@@ -15,6 +15,8 @@ import conf  # noqa: F401
 import torch
 
 from experiments.lib import benchmark_flags
+from experiments.lib.results import write_results
+from experiments.lib.tables import markdown_table
 from experiments.lib.timing import time_side_by_side
 from models import create_model
 from operators import ImageScrambler
@@ -117,17 +119,15 @@ def training(batch: int, rounds: int, device) -> list[dict]:
 
 def markdown(rows: list[dict]) -> str:
     """The rows as a Markdown table."""
-    lines = [
-        "| batch | what | median, ms (quartiles) | x first | GB/s | images/s |",
-        "|---|---|---|---|---|---|",
-    ]
+    headings = ["batch", "what", "median, ms (quartiles)", "x first", "GB/s", "images/s"]
+    lines = []
     for row in rows:
         low, median, high = (f"{1e3 * row[k]:.2f}" for k in ("low", "median", "high"))
-        lines.append(
-            f"| {row['what']} | {row['candidate']} | {median} ({low}-{high}) | {row['ratio']:.3g} "
-            f"| {row['gigabytes_per_second']:.2f} | {row['images_per_second']:,.0f} |"
-        )
-    return "\n".join(lines) + "\n"
+        times, ratio = f"{median} ({low}-{high})", f"{row['ratio']:.3g}"
+        bytes_read = f"{row['gigabytes_per_second']:.2f}"
+        images = f"{row['images_per_second']:,.0f}"
+        lines.append((row["what"], row["candidate"], times, ratio, bytes_read, images))
+    return markdown_table(headings, lines)
 
 
 def main() -> None:
@@ -141,7 +141,7 @@ def main() -> None:
     print(markdown(rows))
     if args.out_dir is not None:
         record = {"rows": rows, "device": device.type, "seconds": time.perf_counter() - started}
-        benchmark_flags.write(args.out_dir, "pipeline", record, markdown(rows))
+        write_results(args.out_dir, "pipeline", record, markdown(rows))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from experiments.lib import benchmark_flags
 from experiments.lib.charts import bar_chart
+from experiments.lib.results import write_results
 from experiments.lib.speed_table import label
 from experiments.lib.tables import markdown_table
 from experiments.lib.timing import peak_memory, time_side_by_side
@@ -251,7 +252,7 @@ def main() -> None:
     if args.out_dir is not None:
         record = {"rows": rows, "net": args.net, "memory_format": "channels_last"}
         record |= {"device": device.type, "seconds": time.perf_counter() - started}
-        benchmark_flags.write(args.out_dir, "speed", record, markdown(rows))
+        write_results(args.out_dir, "speed", record, markdown(rows))
         groups: dict[str, dict[str, float]] = {}
         for row in rows:
             if row["candidate"] != row["base"]:

@@ -19,13 +19,12 @@ import torchvision
 from torch import nn
 
 from experiments.lib.architectures_table import markdown
+from experiments.lib.results import write_results
 from models import KeyingError, key_network
 from models.keying.verify import evaluate
 from operators import ImageScrambler
 from utils import cli
 from utils.cli import flags
-from utils.io.atomic import write_text
-from utils.io.run_record import environment, public_command, write_json
 
 BATCH, REPEATS = 4, 3  # images of a timed pass, timed passes
 EXACT = 1e-9  # largest relative difference that is rounding, in float64
@@ -134,16 +133,13 @@ def main() -> None:
     args = parse_args()
     flags.writable_folder(args.out_dir, "-out_dir")
     torch.set_num_threads(1)  # so that processor time is the time of the work
-    args.out_dir.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in args.nets:
         for image_size in NETS[name]:
             rows.append(measure(name, image_size))
             print(markdown(rows[-1:]).splitlines()[-1], flush=True)
             # after each row, so that an interrupted run keeps what it has
-            table = {"command": public_command(), "environment": environment(), "rows": rows}
-            write_json(args.out_dir / "key_torchvision.json", table)
-            write_text(args.out_dir / "key_torchvision.md", markdown(rows))
+            write_results(args.out_dir, "key_torchvision", {"rows": rows}, markdown(rows))
 
 
 if __name__ == "__main__":

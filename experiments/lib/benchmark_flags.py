@@ -1,4 +1,4 @@
-"""What the benchmarks share: their flags, what must happen before anything is timed, results."""
+"""The flags that the benchmarks share, and what must happen before anything is timed."""
 
 import os
 from argparse import ArgumentTypeError
@@ -8,8 +8,6 @@ import torch
 
 from utils import cli
 from utils.cli import flags
-from utils.io.atomic import write_text
-from utils.io.run_record import environment, public_command, write_json
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.device import select_device
 
@@ -47,12 +45,3 @@ def set_up(args) -> torch.device:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     return device
-
-
-def write(out_dir: Path, name: str, record: dict, table: str | None = None) -> None:
-    """Write ``name.json``, with command and environment, and a Markdown table as ``name.md``."""
-    out_dir.mkdir(parents=True, exist_ok=True)
-    origin = {"command": public_command(), "environment": environment()}
-    write_json(out_dir / f"{name}.json", origin | record)
-    if table is not None:
-        write_text(out_dir / f"{name}.md", table)

@@ -7,10 +7,9 @@ import torch
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
+from experiments.lib.results import write_results
 from experiments.lib.tables import markdown_table
-from utils.io.atomic import write_text
 from utils.io.pictures import save_png
-from utils.io.run_record import environment, public_command, write_json
 
 
 def placement(permutation: np.ndarray, positions: np.ndarray, width: int) -> dict[str, float]:
@@ -79,15 +78,13 @@ def write(
         about: one line that says what the table shows.
         pictures: what each column of the figure shows, and its images, uint8 ``(N, 3, H, W)``.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    record = {"attack": name, "about": about, "command": public_command(), "rows": rows}
-    write_json(out_dir / f"{name}.json", record | {"environment": environment()})
     table = markdown(rows)
     text = f"{about}\n\n{table}"
     if pictures is not None:
-        figure(out_dir / f"{name}.png", list(pictures.values()))
         text += f"\n![the figure]({name}.png)\n\nColumns: {'; '.join(pictures)}.\n"
-    write_text(out_dir / f"{name}.md", text)
+    write_results(out_dir, name, {"attack": name, "about": about, "rows": rows}, text)
+    if pictures is not None:
+        figure(out_dir / f"{name}.png", list(pictures.values()))
     print(table, end="")
 
 
