@@ -2,11 +2,13 @@
 
 A record masks the key and shows each path by its last part (``utils.io.run_record``). What stood in
 their place is put back here: the published seed, which is no secret, and paths of this repository.
+Old spellings give way to those of today.
 """
 
 from operators import ImageScrambler
 from utils.data.datasets import DATASETS
 from utils.runtime.errors import UserError
+from utils.training.recipe import OLD_SCHEDULES
 
 PUBLISHED_SEED = 1312
 MACHINE_FLAGS = ("-data_dir", "-checkpoint_dir", "-log_dir")  # their defaults do
@@ -24,7 +26,8 @@ def pasteable(command: str, script: str, **values: str | None) -> str:
     shown_for = dict.fromkeys(MACHINE_FLAGS) | {"-seed": str(PUBLISHED_SEED)}
     shown_for |= {f"-{flag}": value for flag, value in values.items()}
     shown = ["python3", script]
-    words = iter(command.replace("=", " ").split()[1:])
+    recorded = command.replace("=", " ").split()[1:]
+    words = iter(OLD_SCHEDULES.get(word, word) for word in recorded)
     for word in words:
         if word not in shown_for:
             shown.append(word)

@@ -22,6 +22,11 @@ def test_flags_can_be_left_out():
     assert pasteable("a.py -seed *** -b 2", SCRIPT, seed=None) == f"python3 {SCRIPT} -b 2"
 
 
+def test_old_spellings_give_way():
+    shown = pasteable("a.py -schedule onecycle -warm 2", SCRIPT)
+    assert shown == f"python3 {SCRIPT} -schedule linear -warm 2"
+
+
 def test_a_key_that_is_not_the_published_seed_is_not_called_so():
     check_seed(ImageScrambler(32, seed=1312).fingerprint, "cifar10")
     with pytest.raises(UserError, match="is not seed 1312"):
