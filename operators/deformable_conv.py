@@ -175,7 +175,7 @@ class KeyedConv2d(KeyedLayer, nn.Conv2d):
             self.dilation,
             self.groups,
             self.bias is not None,
-            device="meta",  # storage for parameters that are replaced at once
+            device="meta",  # no storage: its parameters are replaced at once
         )
         plain.weight, plain.bias = self.weight, self.bias
         return plain.train(self.training)

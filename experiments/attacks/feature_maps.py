@@ -168,7 +168,7 @@ def main() -> None:
             print(rows[-1], flush=True)
         seen = picture(view.maps)
         shown[f"first map, {view.scheme}"] = seen
-        shown[f"laid out, {view.scheme}"] = unscramble(seen, torch.from_numpy(found))
+        shown[f"unscrambled, {view.scheme}"] = unscramble(seen, torch.from_numpy(found))
     write(
         args.out_dir,
         "feature_maps",

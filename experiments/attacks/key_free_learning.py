@@ -2,7 +2,7 @@
 
 Two networks that do not care where pixels are: a perceptron over all values (it can learn any fixed
 order), and one that sees only the histogram of colours (which scrambling pixels cannot change).
-A third row lays the training images out first, by the ciphertext-only attack, and then trains a
+A third row unscrambles the training images first, by the ciphertext-only attack, and then trains a
 small convolutional network on them; it is also trained on plain and on scrambled images, as the
 ceiling and the floor.
 
@@ -142,15 +142,15 @@ def main() -> None:
         for learner in learners:
             measure(name, learner, "scrambled", *parts)
         permutation = torch.from_numpy(ciphertext_only.attack(parts[0][:CIPHERTEXT_IMAGES]))
-        laid_out = [unscramble(part, permutation) for part in parts]
-        measure(name, "convolutional", "laid out", *laid_out)
-        shown |= {f"scrambled, {name}": parts[0], f"laid out, {name}": laid_out[0]}
+        unscrambled = [unscramble(part, permutation) for part in parts]
+        measure(name, "convolutional", "unscrambled", *unscrambled)
+        shown |= {f"scrambled, {name}": parts[0], f"unscrambled, {name}": unscrambled[0]}
     write(
         args.out_dir,
         "key_free_learning",
         rows,
         f"Networks trained for {args.epochs} epochs on {len(train[0]):,} labelled scrambled images "
-        f"without the key, tested on {len(test[0]):,}. Laid out: after the ciphertext-only attack "
+        f"without the key, tested on {len(test[0]):,}. Unscrambled: by the ciphertext-only attack "
         f"on {min(CIPHERTEXT_IMAGES, len(train[0])):,} of the training images.",
         shown,
     )

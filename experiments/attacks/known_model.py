@@ -42,7 +42,7 @@ SPREAD = 0.7  # pixels
 BATCH = 16
 ROUND_EVERY = 10  # steps
 LR = 0.3
-REFINING_LR = 0.1  # Adam's first steps, equally long everywhere, soon bury a start
+REFINING_LR = 0.1  # Adam's first steps, equally long everywhere, soon erase a start
 
 
 def parse_args():

@@ -106,7 +106,7 @@ def _provenance(record: dict) -> str:
         "last": "the last epoch is reported, whatever its test accuracy",
         "test": "epoch chosen on the test set",
     }
-    selection = chosen.get(record["select"], "epoch chosen on held-out training images")
+    selection = chosen.get(record["select"], "epoch chosen on the validation split")
     resumed = "".join(f", resumed at {_short(part['commit'])}" for part in record["resumed"])
     return (
         f"{epochs}, training seed {record['train_seed']}, {minutes:.0f} minutes on {hardware}; "

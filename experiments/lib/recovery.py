@@ -2,7 +2,7 @@
 
 Neighbouring pixels of natural images have similar values. Under one key for all images, the
 correlation of two positions over many scrambled images therefore tells how near they are, and the
-picture's plane can be laid out again as a map is from a table of road distances:
+picture's plane can be put together again, as a map from a table of road distances:
 
 1. correlation of every pair of positions over the images, each image standardised;
 2. geodesic embedding (Isomap: Tenenbaum, de Silva and Langford, Science 2000): a graph of each
