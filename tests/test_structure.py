@@ -1,6 +1,8 @@
 """Imports go one way: experiments > utils > models > operators, and so do the rooms of utils."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,19 @@ def test_utils_has_these_rooms_and_no_file_beside_them():
     ]
     rooms = {p.parent.name for p in (ROOT / "utils").glob("*/__init__.py")}
     assert rooms == set(ROOMS)
+
+
+def test_private_names_of_torch_are_imported_by_keying_alone():
+    """A rename of theirs must not stop a plain network from training."""
+    code = (
+        "import sys, models, utils.training.run; models.create_model('vgg16'); "
+        "sys.exit(any(n.startswith('models.keying.rules') for n in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    for path in FILES:
+        private = [".".join(module) for module in imported(path) if is_private(module)]
+        assert not private or path.is_relative_to(ROOT / "models" / "keying"), (path, private)
+
+
+def is_private(module):
+    return module[0] in ("torch", "torchvision") and any(part[0] == "_" for part in module[1:])

@@ -17,7 +17,6 @@ from inspect import signature
 
 from torch import Tensor, fx, nn
 
-from models.keying import rules  # noqa: F401  (fills the registry)
 from models.keying.layout import NATURAL, Group, trimmed
 from models.keying.network import KeyedNetwork, without_meta
 from models.keying.plan import LAYOUT, VALUE, KeyingError, Plan
@@ -65,6 +64,9 @@ def key_network(
         >>> torch.allclose(key_network(net, scrambler)(scrambler(image)), net(image), atol=1e-6)
         True
     """
+    # here, because the rules import private names of torchvision, which plain networks never need
+    from models.keying import rules  # noqa: F401  (fills the registry)
+
     work = copy.deepcopy(net)
     if in_channels is None:
         in_channels = image_channels(work)
