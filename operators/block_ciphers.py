@@ -124,10 +124,6 @@ class BlockCipher(ValueMap):
         secret: a 256-bit key in place of a seed; ``_Draws`` says how it is used. With neither, a
             fresh one is drawn.
 
-    Attributes:
-        key_bits: logarithm to base 2 of the number of keys, whatever this one came from.
-        fingerprint: 16 hex digits that identify cipher and key without telling the key.
-
     Raises:
         ValueError: an unknown cipher, a block that does not divide the size, a seed out of range,
             or both a seed and a secret.
@@ -150,8 +146,7 @@ class BlockCipher(ValueMap):
         name, block = parse_cipher(cipher)
         if name not in _DRAWN:
             raise ValueError(f"{cipher} is a key of ImageScrambler, which makes it")
-        if block is None:
-            block = 16 if name == "privconv" and min(image_size) >= 64 else 4
+        block = _side(name, block, image_size)
         blocks = count_blocks(image_size, block)
         if seed is None and secret is None:
             secret = SecretKey.generate()
@@ -159,8 +154,7 @@ class BlockCipher(ValueMap):
         order, inside, mask = _DRAWN[name](_Draws(blocks, block, seed, secret, name))
         super().__init__(image_size, *_whole_image(image_size, block, order, inside, mask))
         self.cipher, self.block = cipher, block
-        self.key_bits = _KEY_BITS[name](blocks, block)
-        self._name, self._seed, self._secret = name, seed, secret
+        self._seed, self._secret = seed, secret
 
     @property
     def fingerprint(self) -> str:
@@ -173,6 +167,11 @@ class BlockCipher(ValueMap):
             digest.update(table.tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def lossless(self) -> bool:
+        """Whether ``unscramble`` can restore what was scrambled."""
+        return self.inverse is not None
+
     def pixel_scrambler(self) -> ImageScrambler:
         """The permutation of pixels in this cipher, as the key of a keyed network.
 
@@ -181,7 +180,7 @@ class BlockCipher(ValueMap):
         Raises:
             ValueError: the cipher is no such permutation; says why.
         """
-        self._require_pixels()
+        check_pixels(self.cipher)
         key = self.source[: self.image_size[0] * self.image_size[1]] % self._pixels
         return ImageScrambler(self.image_size, self._seed, key.cpu(), self._secret)
 
@@ -191,7 +190,7 @@ class BlockCipher(ValueMap):
         Raises:
             ValueError: as ``pixel_scrambler``.
         """
-        self._require_pixels()
+        check_pixels(self.cipher)
         colours = self.source.view(CHANNELS, -1) // self._pixels  # which channel each value shows
         channel = colours.argsort(0)
         source = channel * self._pixels + torch.arange(self._pixels, device=channel.device)
@@ -201,12 +200,6 @@ class BlockCipher(ValueMap):
     @property
     def _pixels(self) -> int:
         return self.image_size[0] * self.image_size[1]
-
-    def _require_pixels(self) -> None:
-        if self._name in _NO_PIXELS:
-            raise ValueError(
-                f"a keyed network cannot take {self.cipher} pictures: {_NO_PIXELS[self._name]}"
-            )
 
     def extra_repr(self) -> str:
         return f"cipher={self.cipher}, image_size={self.image_size}, fingerprint={self.fingerprint}"
@@ -227,6 +220,33 @@ def parse_cipher(cipher: str) -> tuple[str, int | None]:
         f"cipher must be one of {', '.join(CIPHERS)} with N the side of a block in pixels, "
         f"got {cipher!r}"
     )
+
+
+def key_bits(cipher: str, image_size: Size) -> float:
+    """Logarithm to base 2 of the number of keys that a cipher has on images of a size.
+
+    Raises:
+        ValueError: an unknown cipher, or a block that does not divide the size.
+    """
+    image_size = pair(image_size, "image_size", minimum=1)
+    name, block = parse_cipher(cipher)
+    if name == "pixels":
+        return log2_factorial(image_size[0] * image_size[1])
+    block = _side(name, block, image_size)
+    return _KEY_BITS[name](count_blocks(image_size, block), block)
+
+
+def _side(name: str, block: int | None, image_size: tuple[int, int]) -> int:
+    if block is not None:
+        return block
+    return 16 if name == "privconv" and min(image_size) >= 64 else 4
+
+
+def check_pixels(cipher: str) -> None:
+    """Raise ValueError, which says why, if a keyed network cannot take a cipher's pictures."""
+    name, _ = parse_cipher(cipher)
+    if name in _NO_PIXELS:
+        raise ValueError(f"a keyed network cannot take {cipher} pictures: {_NO_PIXELS[name]}")
 
 
 def make_scrambler(
@@ -377,15 +397,19 @@ _NO_PIXELS = {
 }
 
 
+def _blocks_bits(blocks: int, block: int) -> float:
+    return log2_factorial(blocks) + (blocks * math.log2(SYMMETRIES) if block > 1 else 0)
+
+
 def _etc_bits(blocks: int, block: int) -> float:
     inverted = blocks // 2
     choices = log2_factorial(blocks) - log2_factorial(inverted)
     choices -= log2_factorial(blocks - inverted)
-    a_block = math.log2(len(CHANNEL_ORDERS) * (SYMMETRIES if block > 1 else 1))
-    return log2_factorial(blocks) + choices + blocks * a_block
+    return _blocks_bits(blocks, block) + choices + blocks * math.log2(len(CHANNEL_ORDERS))
 
 
 _KEY_BITS: dict[str, Callable[[int, int], float]] = {
+    "blocks": _blocks_bits,
     "etc": _etc_bits,
     "etc_published": _etc_bits,
     "le": lambda blocks, block: log2_factorial(6 * block * block),

@@ -12,15 +12,14 @@ they come from the operating system's entropy, and a 256-bit secret can take the
 
 import copy
 import hashlib
-import math
 
 from torch import Tensor, nn
 
-from operators.blocks import SYMMETRIES, block_permutation, count_blocks
+from operators.blocks import block_permutation, count_blocks
 from operators.gather import reorder
 from operators.key import SecretKey
 from operators.offset import Size, pair
-from operators.permutation import KeyStream, check_permutation, invert, log2_factorial
+from operators.permutation import KeyStream, check_permutation, invert
 
 
 class ImageScrambler(nn.Module):
@@ -106,16 +105,6 @@ class ImageScrambler(nn.Module):
     def cipher(self) -> str:
         """``pixels``, or ``blocks:N``."""
         return "pixels" if self.block is None else f"blocks:{self.block}"
-
-    @property
-    def key_bits(self) -> float:
-        """Logarithm to base 2 of the number of keys there are, whatever this one came from."""
-        pixels = self.image_size[0] * self.image_size[1]
-        if self.block is None:
-            return log2_factorial(pixels)
-        count = pixels // self.block**2
-        turns = math.log2(SYMMETRIES) if self.block > 1 else 0.0
-        return log2_factorial(count) + turns * count
 
     @property
     def fingerprint(self) -> str:

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 import models
-from operators import ImageScrambler, KeyedConv2d, SecretKey
+from operators import BlockCipher, ImageScrambler, KeyedConv2d, SecretKey
+from operators.block_ciphers import check_pixels
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import NAMES
-from utils.inference.network import deploy, load
+from utils.inference.network import check_cipher, deploy, load
 from utils.io import scrambled_png
 from utils.io.pictures import feature_grid, fit, read_image, save_png, save_row
 from utils.io.scrambled_png import Label
@@ -37,6 +38,7 @@ def parse_args():
     parser.add_argument(
         "-scrambled", action="store_true", help="the given picture was scrambled already"
     )
+    flags.add_cipher(parser)
     flags.add_per_image(parser)
     flags.add_key(parser)
     flags.add_backend(parser)
@@ -53,6 +55,7 @@ def parse_args():
     flags.check_per_image(parser, args)
     if args.permute and args.scrambled:
         parser.error("-permute scrambles a picture and -scrambled says that it is; give one")
+    flags.check_cipher(parser, args, args.permute or args.scrambled)
     flags.check_key(parser, args, args.permute or args.scrambled)
     return args
 
@@ -70,18 +73,23 @@ def main() -> None:
         raise UserError("-scrambled needs the -key or -seed that the picture was scrambled with")
     trained = load(weights, args.dataset)
     image_size = trained.spec.image_size
-    scrambler = flags.scrambler_from(args, image_size)
     key = None if args.key is None else flags.load_key(args.key)
     label = None
     if args.scrambled:
         seen, label = _read_scrambled(args.image, key, image_size)
-        if label is None:
-            image = scrambler.unscramble(seen)
-        else:
+        if label is not None:
+            args.cipher = _cipher_of(args, label)
+    scrambler = flags.scrambler_from(args, image_size)
+    if args.permute or args.scrambled:
+        check_cipher(args.net, trained.state, scrambler)
+    if args.scrambled:
+        if label is not None:
             image = scrambled_png.restore(seen, key, label)
+        else:
+            image = _restored(seen, scrambler)
     elif args.per_image:
         image = fit(picture, image_size)
-        label = scrambled_png.new_label("per-image", key)
+        label = scrambled_png.new_label("per-image", key, scrambler.cipher)
         seen = scrambled_png.scramble(image, key, label)
     else:
         image = fit(picture, image_size)
@@ -99,15 +107,16 @@ def main() -> None:
 
     if args.out_dir is not None:
         args.out_dir.mkdir(parents=True, exist_ok=True)
-        images = [image]
-        save_png(image, args.out_dir / "image.png")
+        images = [] if image is None else [image]
+        if image is not None:
+            save_png(image, args.out_dir / "image.png")
         if args.permute or args.scrambled:
             images.append(seen)
             scrambled_png.write(seen, label, args.out_dir / "scrambled.png")
         _save_overview(deployed.net, images, features[0], args.out_dir / "features.png")
         print(f"pictures: {args.out_dir}")
     if args.permute or args.scrambled:
-        flags.warn_of_seed(args)
+        flags.warn_of_few_keys(args, scrambler.image_size)
 
 
 def _read_scrambled(
@@ -126,6 +135,27 @@ def _read_scrambled(
         raise UserError(f"{path}: was scrambled with key {label.fingerprint}; give it with -key")
     scrambled_png.check_key(label, key, path)
     return image, label
+
+
+def _cipher_of(args, label: Label) -> str:
+    """The cipher of a labelled picture, which has to be the one asked for, if any."""
+    if args.cipher not in (None, label.cipher):
+        raise UserError(
+            f"{args.image}: was scrambled with -cipher {label.cipher}, asked for is {args.cipher}"
+        )
+    if models.is_keyed(args.net):
+        try:
+            check_pixels(label.cipher)
+        except ValueError as error:
+            raise UserError(f"-net {args.net}: {error}") from error
+    return label.cipher
+
+
+def _restored(seen: torch.Tensor, scrambler: ImageScrambler | BlockCipher) -> torch.Tensor | None:
+    """The picture before it was scrambled, or None where the cipher loses a part of it."""
+    if isinstance(scrambler, BlockCipher) and not scrambler.lossless:
+        return None
+    return scrambler.unscramble(seen)
 
 
 def _first_convolution(net: nn.Module) -> nn.Module:

@@ -9,6 +9,7 @@ server classifies them with ``inference.py -scrambled`` and the same key. A netw
 of its own size only: ``-size 32`` crops and resizes before scrambling, as it cannot be done after.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import conf  # noqa: F401
 import torch
 
 from operators import SecretKey
+from operators.block_ciphers import key_bits, parse_cipher
 from utils import cli
 from utils.cli import flags
 from utils.io import scrambled_png
@@ -49,6 +51,7 @@ def parse_args():
         action="store_true",
         help="scramble: -per_image of single values, half of them inverted",
     )
+    flags.add_cipher(parser)
     parser.add_argument(
         "-size",
         type=cli.side,
@@ -61,8 +64,16 @@ def parse_args():
     for flag, given in (("-in", args.source), ("-out", args.out)):
         if args.action == "keygen" and given is not None:
             parser.error(f"keygen takes no {flag}")
-    if args.action != "scramble" and (args.per_image or args.per_image_values or args.size):
-        parser.error("-per_image, -per_image_values and -size are for scramble")
+    of_scramble = (args.per_image, args.per_image_values, args.size, args.cipher)
+    if args.action != "scramble" and any(of_scramble):
+        parser.error("-per_image, -per_image_values, -cipher and -size are for scramble")
+    name, _ = parse_cipher(flags.cipher_of(args))
+    if name == "etc_published":
+        parser.error("-cipher etc_published loses colours, which nothing could restore")
+    if args.per_image_values and name != "pixels":
+        parser.error(f"-per_image_values is a cipher of its own, got -cipher {args.cipher}")
+    if args.per_image and name not in ("pixels", "blocks"):
+        parser.error(f"-per_image takes -cipher pixels or blocks:N, got {args.cipher}")
     return args
 
 
@@ -76,10 +87,12 @@ def main() -> None:
     if args.action == "scramble":
         per_image = "per-image-values" if args.per_image_values else "per-image"
         scheme = per_image if args.per_image or args.per_image_values else "fixed"
-        for source, _ in pairs:  # all of them, before anything is written
-            plain(source)
+        cipher = flags.cipher_of(args)
+        sizes = [check(source, cipher, args.size) for source, _ in pairs]
         for source, target in pairs:
-            scramble(source, target, key, scheme, args.size)
+            scramble(source, target, key, scheme, cipher, args.size)
+        if scheme != "per-image-values":
+            flags.warn_of_few_keys(args, min(sizes, key=math.prod))
     else:
         restore(pairs, key)
     print(f"{args.action}d {len(pairs)}: {args.out}")
@@ -130,6 +143,20 @@ def plain(source: Path) -> torch.Tensor:
     return image
 
 
+def check(source: Path, cipher: str, size: int | None) -> tuple[int, int]:
+    """The size of a picture that can be scrambled, ``(H, W)``; all are checked before one is.
+
+    Raises:
+        UserError: the picture is scrambled already, or cannot be divided into blocks.
+    """
+    image_size = tuple(plain(source).shape[1:]) if size is None else (size, size)
+    try:
+        key_bits(cipher, image_size)
+    except ValueError as error:
+        raise UserError(f"{source}: -cipher {cipher}: {error}") from error
+    return image_size
+
+
 def scrambled(source: Path, key: SecretKey) -> tuple[torch.Tensor, scrambled_png.Label]:
     """A picture that was scrambled with a key, uint8 ``(3, H, W)``, and its label."""
     image, label = scrambled_png.read(source)
@@ -139,12 +166,14 @@ def scrambled(source: Path, key: SecretKey) -> tuple[torch.Tensor, scrambled_png
     return image, label
 
 
-def scramble(source: Path, target: Path, key: SecretKey, scheme: str, size: int | None) -> None:
+def scramble(
+    source: Path, target: Path, key: SecretKey, scheme: str, cipher: str, size: int | None
+) -> None:
     """Scramble one picture."""
     image = plain(source)
     if size is not None:
         image = fit(read_image(source), (size, size))
-    label = scrambled_png.new_label(scheme, key)
+    label = scrambled_png.new_label(scheme, key, cipher)
     target.parent.mkdir(parents=True, exist_ok=True)
     scrambled_png.write(scrambled_png.scramble(image, key, label), label, target)
 

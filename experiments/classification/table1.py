@@ -121,7 +121,7 @@ def main() -> None:
     write_json(args.out_dir / "table1.json", table)
     write_text(args.out_dir / "table1.md", markdown(table))
     print(markdown(table))
-    flags.warn_of_seed(args)
+    flags.warn_of_few_keys(args, key.image_size)
 
 
 def _fine_tune(

@@ -16,7 +16,13 @@ from utils import cli
 from utils.cli import flags
 from utils.data.datasets import load_split
 from utils.inference.evaluation import all_logits, count_correct
-from utils.inference.network import deploy, load, per_image_scrambling, wrong_scrambler
+from utils.inference.network import (
+    check_cipher,
+    deploy,
+    load,
+    per_image_scrambling,
+    wrong_scrambler,
+)
 from utils.io.run_record import write_json
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.device import amp_is_on, select_device
@@ -32,6 +38,7 @@ def parse_args():
         action="store_true",
         help="with -permute: scramble with another key than the network's",
     )
+    flags.add_cipher(parser)
     flags.add_per_image(parser)
     flags.add_key(parser)
     flags.add_backend(parser)
@@ -47,6 +54,7 @@ def parse_args():
     if args.wrong_key and not args.permute:
         parser.error("-wrong_key needs -permute")
     flags.check_per_image(parser, args)
+    flags.check_cipher(parser, args, args.permute)
     flags.check_key(parser, args, args.permute)
     return args
 
@@ -62,7 +70,11 @@ def main() -> None:
     if args.permute:
         flags.take_run_key(args, weights)
     scrambler = flags.scrambler_from(args, image_size)
-    scramble = wrong_scrambler(image_size, args.seed) if args.wrong_key else scrambler
+    if args.permute:
+        check_cipher(args.net, trained.state, scrambler)
+    scramble = scrambler
+    if args.wrong_key:
+        scramble = wrong_scrambler(image_size, args.seed, scrambler.cipher)
     if args.per_image:
         scramble = _per_image(args, image_size)
     received = scramble if args.permute else None
@@ -86,18 +98,21 @@ def main() -> None:
                 "permute": args.permute,
                 "wrong_key": args.wrong_key,
                 "per_image": args.per_image,
+                "cipher": scrambler.cipher if args.permute else None,
                 "key": scrambler.fingerprint if args.permute else None,
                 "parameters": deployed.parameters,
                 "seconds": time.perf_counter() - started,
             },
         )
     if args.permute:
-        flags.warn_of_seed(args)
+        flags.warn_of_few_keys(args, scrambler.image_size)
 
 
 def _per_image(args, image_size: tuple[int, int]):
     server = flags.per_image_from(args, image_size)
-    camera = PerImageScrambler(image_size, SecretKey.generate()) if args.wrong_key else server
+    camera = server
+    if args.wrong_key:
+        camera = PerImageScrambler(image_size, SecretKey.generate(), block=server.block)
     return per_image_scrambling(camera, server if is_keyed(args.net) else None)
 
 

@@ -16,7 +16,7 @@ import conf
 import torch
 
 import models
-from operators import ImageScrambler, SecretKey
+from operators import BlockCipher, ImageScrambler, SecretKey
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS
@@ -33,6 +33,7 @@ def parse_args():
     flags.add_data(parser)
     flags.add_folder(parser)
     parser.add_argument("-permute", action="store_true", help="scramble the images with the key")
+    flags.add_cipher(parser)
     flags.add_per_image(parser)
     flags.add_key(parser)
     flags.add_backend(parser)
@@ -136,6 +137,7 @@ def parse_args():
     flags.check_backend(parser, args, models.is_keyed(args.net))
     flags.check_folder(parser, args)
     flags.check_per_image(parser, args)
+    flags.check_cipher(parser, args, args.permute)
     flags.check_key(parser, args, args.permute)
     return args
 
@@ -166,12 +168,12 @@ def main() -> None:
         else:
             train_seeds(args.seeds, run, recipe, scrambler, device, per_image)
         if args.permute and distributed.is_main_process():
-            flags.warn_of_seed(args)
+            flags.warn_of_few_keys(args, scrambler.image_size)
 
 
 def _key(
     args, start: Path | None, image_size: tuple[int, int]
-) -> tuple[ImageScrambler, SecretKey | None]:
+) -> tuple[ImageScrambler | BlockCipher, SecretKey | None]:
     """What scrambles the images, and its key unless that is a seed: given, found, or drawn."""
     flags.take_run_key(args, start)
     if args.seed is not None:
@@ -181,7 +183,7 @@ def _key(
             f"-resume {start}: has no {checkpoint.KEY} beside it; give the run's -key or -seed"
         )
     key = SecretKey.generate() if args.key is None else flags.load_key(args.key)
-    return ImageScrambler(image_size, secret=key), key
+    return flags.scrambler_from(args, image_size, key), key
 
 
 def _start(args) -> tuple[Path | None, Path | None]:

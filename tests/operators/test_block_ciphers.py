@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from operators import BlockCipher, ImageScrambler, PerImageScrambler, SecretKey, make_scrambler
-from operators.block_ciphers import CHANNEL_ORDERS, parse_cipher
+from operators.block_ciphers import CHANNEL_ORDERS, key_bits, parse_cipher
 from operators.blocks import block_permutation
 
 SECRET = SecretKey(bytes(range(32)))
@@ -192,8 +192,10 @@ def test_number_of_keys():
         ("privconv", 64): factorial(16) * factorial(768),
     }
     for (cipher, size), keys in expected.items():
-        assert make_scrambler(cipher, size, seed=0).key_bits == pytest.approx(math.log2(keys))
-    assert round(make_scrambler("blocks:16", 32, seed=0).key_bits) == 17
+        assert key_bits(cipher, size) == pytest.approx(math.log2(keys))
+    assert round(key_bits("blocks:16", 32)) == 17
+    with pytest.raises(ValueError, match="got 5"):
+        key_bits("blocks:5", 32)
 
 
 def test_fingerprints_tell_ciphers_and_keys_apart():

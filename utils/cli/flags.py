@@ -9,7 +9,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import models
-from operators import BACKENDS, ImageScrambler, PerImageScrambler, SecretKey
+from operators import (
+    BACKENDS,
+    BlockCipher,
+    ImageScrambler,
+    PerImageScrambler,
+    SecretKey,
+    make_scrambler,
+)
+from operators.block_ciphers import check_pixels, key_bits, parse_cipher
 from utils import cli
 from utils.cli.parser import Parser
 from utils.data.augment import FLIPS
@@ -27,6 +35,8 @@ from utils.training.recipe import (
 )
 from utils.training.run import RunOptions
 
+SEED_BITS = 32
+FEW_BITS = 80  # keys of so few bits are within reach of who has many machines
 AMP_HELP = "bfloat16 autocast; auto: where a short trial finds bfloat16 faster than float32"
 PRESETS_PAGE = "experiments/classification/README.md"
 RECIPE_FLAGS = {
@@ -296,6 +306,48 @@ def check_key(parser: Parser, args, scrambled: bool) -> None:
         parser.error("-key: nothing is scrambled; give -permute with it")
 
 
+def add_cipher(parser: Parser) -> None:
+    """Add ``-cipher``."""
+    parser.add_argument(
+        "-cipher",
+        type=cipher,
+        default=None,
+        metavar="CIPHER",
+        help="how images are scrambled: pixels, the paper's way; blocks:N, squares of NxN that "
+        "move, turn and are mirrored; etc:N, inverted and recoloured, too (EtC), "
+        "etc_published as its code does it; le, ele, privconv (default: pixels)",
+    )
+
+
+def cipher(text: str) -> str:
+    """The name of a cipher, as a type for argparse."""
+    try:
+        parse_cipher(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
+    return text
+
+
+def check_cipher(parser: Parser, args, scrambled: bool) -> None:
+    """Refuse ``-cipher`` where nothing is ``scrambled``, or where it does not go with the rest."""
+    if args.cipher is None:
+        return
+    if not scrambled:
+        parser.error(f"-cipher {args.cipher}: nothing is scrambled; give -permute with it")
+    if args.per_image and parse_cipher(args.cipher)[0] not in ("pixels", "blocks"):
+        parser.error(f"-per_image takes -cipher pixels or blocks:N, got {args.cipher}")
+    if models.is_keyed(args.net):
+        try:
+            check_pixels(args.cipher)
+        except ValueError as error:
+            parser.error(f"-net {args.net}: {error}")
+
+
+def cipher_of(args) -> str:
+    """The cipher that ``args`` ask for; ``pixels`` where a script has no such flag."""
+    return getattr(args, "cipher", None) or "pixels"
+
+
 def add_per_image(parser: Parser) -> None:
     """Add ``-per_image``."""
     parser.add_argument(
@@ -313,7 +365,13 @@ def check_per_image(parser: Parser, args) -> None:
 
 def per_image_from(args, image_size: tuple[int, int]) -> PerImageScrambler | None:
     """What scrambles each image under a key of its own, where ``args`` ask for that."""
-    return PerImageScrambler(image_size, load_key(args.key)) if args.per_image else None
+    if not args.per_image:
+        return None
+    _, block = parse_cipher(cipher_of(args))
+    try:
+        return PerImageScrambler(image_size, load_key(args.key), block=block)
+    except ValueError as error:
+        raise UserError(f"-cipher {args.cipher}: {error}") from error
 
 
 def run_options(args, **settled: object) -> RunOptions:
@@ -358,17 +416,35 @@ def take_run_key(args, weights: Path | None) -> None:
         print(f"key: taken from {key}", file=sys.stderr)
 
 
-def scrambler_from(args, image_size: tuple[int, int]) -> ImageScrambler:
-    """The scrambler of the key that ``args`` names, or of a fresh one."""
-    secret = None if args.key is None else load_key(args.key)
-    return ImageScrambler(image_size, seed=args.seed, secret=secret)
+def scrambler_from(
+    args, image_size: tuple[int, int], secret: SecretKey | None = None
+) -> ImageScrambler | BlockCipher:
+    """What scrambles as ``-cipher`` says, by ``secret``, the key that ``args`` name or a fresh one.
+
+    Raises:
+        UserError: if the images cannot be divided into the blocks of the cipher.
+    """
+    if args.key is not None and secret is None:
+        secret = load_key(args.key)
+    try:
+        return make_scrambler(cipher_of(args), image_size, args.seed, secret)
+    except ValueError as error:
+        raise UserError(f"-cipher {cipher_of(args)}: {error}") from error
 
 
-def warn_of_seed(args) -> None:
-    """Say on stderr, once the work is done, that the key was a seed, which is no secret."""
-    if args.seed is not None:
+def warn_of_few_keys(args, image_size: tuple[int, int]) -> None:
+    """Say on stderr, once the work is done, that all keys could be tried: a seed's, a cipher's."""
+    seed, bits = getattr(args, "seed", None), key_bits(cipher_of(args), image_size)
+    if bits < FEW_BITS and (seed is None or bits < SEED_BITS):
+        height, width = image_size
         print(
-            "warning: -seed is one of 2^32 keys, few enough to try them all; "
+            f"warning: -cipher {cipher_of(args)} has 2^{bits:.0f} keys on {height}x{width} images, "
+            "few enough to try them all",
+            file=sys.stderr,
+        )
+    elif seed is not None:
+        print(
+            f"warning: -seed is one of 2^{SEED_BITS} keys, few enough to try them all; "
             "for pictures that matter use -key",
             file=sys.stderr,
         )

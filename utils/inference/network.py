@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 import models
-from operators import ImageScrambler, PerImageScrambler
+from operators import (
+    BlockCipher,
+    ImageScrambler,
+    PerImageScrambler,
+    keyed_parts,
+    make_scrambler,
+)
 from utils.data.augment import Preprocess
 from utils.data.datasets import DATASETS, FOLDER, DatasetSpec
 from utils.io import checkpoint
@@ -20,7 +26,7 @@ def build(
     name: str,
     num_classes: int,
     image_size: tuple[int, int],
-    scrambler: ImageScrambler | None,
+    scrambler: ImageScrambler | BlockCipher | None,
     device: torch.device,
     backend: str = "auto",
 ) -> nn.Module:
@@ -30,7 +36,8 @@ def build(
         name: a name of the registry of networks.
         num_classes: length of the logits.
         image_size: ``(H, W)`` of the images, in pixels.
-        scrambler: the key that a keyed network is built with; a plain one ignores it.
+        scrambler: of its images; a keyed network is built with the key in it, a plain one ignores
+            it.
         device: where it is to run.
         backend: how keyed layers compute.
 
@@ -38,8 +45,8 @@ def build(
         UserError: if the network cannot be built for these images, or not be keyed exactly.
     """
     try:
-        keyed = models.is_keyed(name)
-        net = models.create_model(name, num_classes, scrambler if keyed else None, backend)
+        key = keyed_parts(scrambler)[0] if models.is_keyed(name) else None
+        net = models.create_model(name, num_classes, key, backend)
     except ValueError as error:
         raise _cannot_take(name, image_size, error) from error
     net = net.to(device)
@@ -150,7 +157,7 @@ def deploy(
     name: str,
     trained: Trained,
     device: torch.device,
-    scrambler: ImageScrambler | None = None,
+    scrambler: ImageScrambler | BlockCipher | None = None,
     scramble: Callable[[torch.Tensor], torch.Tensor] | None = None,
     backend: str = "auto",
 ) -> Deployed:
@@ -160,8 +167,8 @@ def deploy(
         name: a name in the registry of networks.
         trained: the weights.
         device: where to run.
-        scrambler: the key that a keyed network is built with; a plain one ignores it.
-        scramble: what scrambles the images, or None for plain ones.
+        scrambler: of the images a keyed network is built for; a plain one ignores it.
+        scramble: what scrambles the images, or None for images that are given as they arrive.
         backend: how keyed layers compute.
 
     Raises:
@@ -172,14 +179,52 @@ def deploy(
     checkpoint.load_weights(net, trained.state, trained.path)
     return Deployed(
         net=net.eval(),
-        preprocess=Preprocess(spec.mean, spec.std, scramble).to(device),
+        preprocess=Preprocess(spec.mean, spec.std, received(name, scrambler, scramble)).to(device),
         classes=spec.classes or tuple(f"class {i}" for i in range(spec.num_classes)),
     )
 
 
-def wrong_scrambler(image_size: tuple[int, int], seed: int | None) -> ImageScrambler:
+def received(
+    name: str,
+    scrambler: ImageScrambler | BlockCipher | None,
+    scramble: Callable[[torch.Tensor], torch.Tensor] | None,
+) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What is done to uint8 images before a network gets them, or None for nothing.
+
+    They are scrambled by ``scramble``, where there is one; at the input of a keyed network what the
+    cipher of its key did to their values is undone.
+    """
+    if not models.is_keyed(name) or isinstance(scrambler, ImageScrambler):
+        return scramble
+    _, undo = keyed_parts(scrambler)
+    return undo if scramble is None else lambda images: undo(scramble(images))
+
+
+def wrong_scrambler(
+    image_size: tuple[int, int], seed: int | None, cipher: str = "pixels"
+) -> ImageScrambler | BlockCipher:
     """A scrambler of another key than ``seed``'s: that of the next seed, or a fresh one."""
-    return ImageScrambler(image_size, seed=None if seed is None else (seed + 1) % 2**32)
+    return make_scrambler(cipher, image_size, None if seed is None else (seed + 1) % 2**32)
+
+
+def check_cipher(name: str, state: dict, scrambler: ImageScrambler | BlockCipher) -> None:
+    """Refuse weights of a plain network that was trained on the pictures of another cipher.
+
+    Raises:
+        UserError: naming both ciphers.
+    """
+    record = state.get("record") or {}
+    trained = cipher_of_run(record)
+    if not models.is_keyed(name) and trained is not None and trained != scrambler.cipher:
+        raise UserError(
+            f"-net {name} was trained on {trained} pictures, asked for is {scrambler.cipher}; "
+            f"give -cipher {trained}"
+        )
+
+
+def cipher_of_run(record: dict) -> str | None:
+    """The cipher of a run's pictures, None for plain ones; older records know only one."""
+    return record.get("cipher", "pixels") if record.get("permute") else None
 
 
 def per_image_scrambling(
@@ -193,9 +238,9 @@ def per_image_scrambling(
         server: rekeys them for a keyed network; None for a network without a key.
     """
 
-    def received(images: torch.Tensor) -> torch.Tensor:
+    def rekeyed(images: torch.Tensor) -> torch.Tensor:
         nonces = camera.nonces_for(images)
         scrambled = camera.scramble(images, nonces)
         return scrambled if server is None else server.rekey(scrambled, nonces)
 
-    return received
+    return rekeyed

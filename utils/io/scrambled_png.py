@@ -2,22 +2,27 @@
 
 The chunk ``PrivDL`` holds the scheme, the key's fingerprint and, with per-image keys, the image's
 nonce: ``fixed <fingerprint>``, ``per-image <fingerprint> <nonce>`` or ``per-image-values
-<fingerprint> <nonce>``, numbers in hexadecimal. None of them is secret.
+<fingerprint> <nonce>``, numbers in hexadecimal. The cipher follows the scheme where it is not
+``pixels``: ``fixed etc:4 <fingerprint>``. None of them is secret.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL.PngImagePlugin import PngInfo
 
-from operators import ImageScrambler, PerImageScrambler, SecretKey
+from operators import PerImageScrambler, SecretKey, make_scrambler
+from operators.block_ciphers import parse_cipher
 from operators.key import NONCE_BYTES, new_nonces
 from utils.io.pictures import read_image, save_png, to_tensor
 from utils.runtime.errors import UserError
 
 CHUNK = "PrivDL"
 SCHEMES = ("fixed", "per-image", "per-image-values")
+CIPHERS_OF = {"per-image": ("pixels", "blocks"), "per-image-values": ("pixels",)}  # all, if fixed
+HEXADECIMAL = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -28,44 +33,53 @@ class Label:
         scheme: one of ``SCHEMES``.
         fingerprint: of the key.
         nonce: of the image; empty for the fixed scheme.
+        cipher: how the key scrambles (``operators.CIPHERS``).
     """
 
     scheme: str
     fingerprint: str
     nonce: bytes = b""
+    cipher: str = "pixels"
 
     def __str__(self) -> str:
-        return " ".join([self.scheme, self.fingerprint, self.nonce.hex()]).rstrip()
+        cipher = [] if self.cipher == "pixels" else [self.cipher]
+        return " ".join([self.scheme, *cipher, self.fingerprint, self.nonce.hex()]).rstrip()
 
 
-def new_label(scheme: str, key: SecretKey) -> Label:
+def new_label(scheme: str, key: SecretKey, cipher: str = "pixels") -> Label:
     """A label for the next image to scramble, with a fresh nonce where the scheme needs one."""
-    return Label(scheme, key.fingerprint, b"" if scheme == "fixed" else new_nonces(1)[0])
+    nonce = b"" if scheme == "fixed" else new_nonces(1)[0]
+    return Label(scheme, key.fingerprint, nonce, cipher)
 
 
 def scramble(image: torch.Tensor, key: SecretKey, label: Label) -> torch.Tensor:
-    """Scramble uint8 ``(3, H, W)`` as its label says."""
+    """Scramble uint8 ``(3, H, W)`` as its label says.
+
+    Raises:
+        ValueError: the image cannot be divided into the blocks of the cipher.
+    """
     if label.scheme == "fixed":
-        return ImageScrambler(tuple(image.shape[1:]), secret=key)(image)
+        return make_scrambler(label.cipher, tuple(image.shape[1:]), secret=key)(image)
     return _per_image(image, key, label).scramble(image[None], [label.nonce])[0]
 
 
 def restore(image: torch.Tensor, key: SecretKey, label: Label) -> torch.Tensor:
     """Restore uint8 ``(3, H, W)``: the inverse of ``scramble``."""
     if label.scheme == "fixed":
-        return ImageScrambler(tuple(image.shape[1:]), secret=key).unscramble(image)
+        return make_scrambler(label.cipher, tuple(image.shape[1:]), secret=key).unscramble(image)
     return _per_image(image, key, label).unscramble(image[None], [label.nonce])[0]
 
 
 def to_fixed_key(image: torch.Tensor, key: SecretKey, label: Label) -> torch.Tensor:
-    """What a network keyed by ``ImageScrambler(size, secret=key)`` expects: ``(3, H, W)``."""
+    """What the secret's fixed key makes of the picture, as a keyed network expects it."""
     if label.scheme == "fixed":
         return image
     return _per_image(image, key, label).rekey(image[None], [label.nonce])[0]
 
 
 def _per_image(image: torch.Tensor, key: SecretKey, label: Label) -> PerImageScrambler:
-    return PerImageScrambler(tuple(image.shape[1:]), key, label.scheme == "per-image-values")
+    values, (_, block) = label.scheme == "per-image-values", parse_cipher(label.cipher)
+    return PerImageScrambler(tuple(image.shape[1:]), key, values, block)
 
 
 def write(image: torch.Tensor, label: Label | None, path: Path) -> None:
@@ -92,13 +106,20 @@ def read(path: Path) -> tuple[torch.Tensor, Label | None]:
 
 
 def _parse(text: str, path: Path) -> Label:
-    words = [*text.split(" "), ""]
+    words = text.split(" ")
+    cipher = "pixels" if len(words) < 2 or HEXADECIMAL.fullmatch(words[1]) else words.pop(1)
     try:
-        label = Label(words[0], words[1], bytes.fromhex(words[2]))
+        name, _ = parse_cipher(cipher)
+        label = Label(words[0], words[1], bytes.fromhex("".join(words[2:3])), cipher)
     except (ValueError, IndexError):
         label = None
     expected = 0 if words[0] == "fixed" else NONCE_BYTES
-    if label is None or label.scheme not in SCHEMES or len(label.nonce) != expected:
+    if (
+        label is None
+        or label.scheme not in SCHEMES
+        or len(label.nonce) != expected
+        or (label.scheme != "fixed" and name not in CIPHERS_OF[label.scheme])
+    ):
         raise UserError(f"{path}: damaged label {text!r}; expected a scheme, a key and a nonce")
     return label
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import models
 from models.stochastic_depth import residual_blocks
-from operators import ImageScrambler, PerImageScrambler, SecretKey
+from operators import BlockCipher, ImageScrambler, PerImageScrambler, SecretKey
 from utils.data.augment import Preprocess
 from utils.data.datasets import (
     DatasetSpec,
@@ -85,7 +85,7 @@ class RunOptions:
 def train(
     options: RunOptions,
     recipe: Recipe,
-    scrambler: ImageScrambler | None,
+    scrambler: ImageScrambler | BlockCipher | None,
     device: torch.device,
     per_image: PerImageScrambler | None = None,
 ) -> dict:
@@ -145,7 +145,8 @@ def train(
     if per_image is not None:
         server = per_image if models.is_keyed(options.net) else None
         scramble = per_image_scrambling(per_image, server)
-    preprocess = Preprocess(spec.mean, spec.std, scramble, recipe.channels_last).to(device)
+    arriving = network.received(options.net, scrambler, scramble)
+    preprocess = Preprocess(spec.mean, spec.std, arriving, recipe.channels_last).to(device)
     if recipe.init == "whiten" and resumed is None and options.weights is None:
         # a keyed layer computes on what its key restores
         seen = None if models.is_keyed(options.net) else scramble
@@ -187,7 +188,7 @@ def train_seeds(
     seeds: list[int],
     options: RunOptions,
     recipe: Recipe,
-    scrambler: ImageScrambler | None,
+    scrambler: ImageScrambler | BlockCipher | None,
     device: torch.device,
     per_image: PerImageScrambler | None = None,
 ) -> dict:
@@ -267,7 +268,7 @@ def _load(options: RunOptions):
 def _network(
     options: RunOptions,
     spec: DatasetSpec,
-    scrambler: ImageScrambler | None,
+    scrambler: ImageScrambler | BlockCipher | None,
     device: torch.device,
 ) -> nn.Module:
     """The network with its initial weights, on its device."""
@@ -318,7 +319,7 @@ def _init_by_whitening(
 
 def _examples(
     data: ImageSet | ImageFiles,
-    permuting: ImageScrambler | None,
+    permuting: ImageScrambler | BlockCipher | None,
     per_image: PerImageScrambler | None,
 ) -> list[torch.Tensor]:
     """Some images, and where they are scrambled, their scrambled and their restored forms."""
@@ -327,6 +328,8 @@ def _examples(
         return [images]
     if per_image is None:
         scrambled = permuting(images)
+        if isinstance(permuting, BlockCipher) and not permuting.lossless:
+            return [images, scrambled]
         return [images, scrambled, permuting.unscramble(scrambled)]
     nonces = per_image.nonces_for(images)
     scrambled = per_image.scramble(images, nonces)
@@ -350,7 +353,7 @@ def _open_files(options: RunOptions) -> RunFiles:
 def _new_record(
     options: RunOptions,
     recipe: Recipe,
-    permuting: ImageScrambler | None,
+    permuting: ImageScrambler | BlockCipher | None,
     per_image: PerImageScrambler | None,
     net: nn.Module,
     train_images: int,
@@ -362,6 +365,7 @@ def _new_record(
         "dataset": options.dataset,
         "permute": options.permute,
         "per_image": per_image is not None,
+        "cipher": None if permuting is None else permuting.cipher,
         "key": None if permuting is None else permuting.fingerprint,
         "train_seed": options.train_seed,
         "recipe": asdict(recipe),
@@ -379,7 +383,7 @@ def _new_record(
 def _check_resumable(
     options: RunOptions,
     recipe: Recipe,
-    permuting: ImageScrambler | None,
+    permuting: ImageScrambler | BlockCipher | None,
     per_image: PerImageScrambler | None,
     state: dict,
 ) -> None:
@@ -398,6 +402,10 @@ def _check_resumable(
         "-dataset": (state["data"]["name"], options.dataset),
         "-permute": (record["permute"], options.permute),
         "-per_image": (record.get("per_image", False), per_image is not None),
+        "-cipher": (
+            network.cipher_of_run(record),
+            None if permuting is None else permuting.cipher,
+        ),
         "key": (state["key"], None if permuting is None else permuting.fingerprint),
         "-train_seed": (state["train_seed"], options.train_seed),
         "-select": (record["select"], options.select),

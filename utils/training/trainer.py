@@ -85,7 +85,8 @@ class Trainer:
     """Trains one network by one recipe.
 
     Args:
-        net: the network, on ``device``; its memory format is set here.
+        net: the network, on ``device``; its memory format is set here. What its ``take_penalty``
+            returns, where it has one, is added to the mean loss of each step.
         recipe: how to train.
         data: the training images; moved to ``device`` where they fit.
         preprocess: uint8 batch to network input.
@@ -237,6 +238,8 @@ class Trainer:
         loss_sum = shard.weight * F.cross_entropy(
             logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum"
         )
+        if (take_penalty := getattr(self.net, "take_penalty", None)) is not None:
+            loss_sum = loss_sum + shard.weight * len(labels) * take_penalty()
         self.optimizer.zero_grad()
         # the processes' gradients are averaged: their number makes that the sum over the batch
         (loss_sum * (distributed.world_size() / shard.batch)).backward()

@@ -46,6 +46,24 @@ def trainer(recipe, net=PlainNet, data=None):
     return Trainer(net(3), recipe, data or images(), Preprocess(*STATISTICS), CPU, seed=5)
 
 
+class PenalisedNet(PlainNet):
+    """Adds to the loss what weight decay would have the gradient of."""
+
+    def take_penalty(self):
+        return 0.05 / 2 * sum(p.square().sum() for p in self.parameters())
+
+
+def test_a_networks_penalty_is_added_to_the_mean_loss():
+    recipe = replace(RECIPE, optimizer="sgd", momentum=0.0, clip=0.0)
+    decayed = trainer(replace(recipe, weight_decay=0.05))
+    penalised = trainer(replace(recipe, weight_decay=0.0), PenalisedNet)
+    with StopSignal() as stop:
+        losses = [t.train_epoch(stop, save=lambda: None)["loss"] for t in (decayed, penalised)]
+    for ours, theirs in zip(penalised.net.parameters(), decayed.net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert losses[1] > losses[0] + 1e-3
+
+
 def test_an_epoch_written_out():
     """Plain SGD as in a textbook, with the plan's batches, gives the same weights."""
     recipe = replace(RECIPE, optimizer="sgd", clip=0.0, ema=0.5, momentum=0.0, weight_decay=0.0)
