@@ -42,12 +42,12 @@ PRESETS_PAGE = "experiments/classification/README.md"
 RECIPE_FLAGS = {
     "epochs": ("-epochs", cli.positive_int, "epochs to train"),
     "batch_size": ("-b", cli.positive_int, "images per step"),
-    "lr": ("-lr", cli.positive_float, "peak learning rate of SGD"),
+    "lr": ("-lr", cli.positive_float, "peak learning rate of SGD or AdamW"),
     "warm": ("-warm", cli.non_negative_float, "warm-up: epochs of linear rise to the peak rate"),
     "optimizer": (
         "-optimizer",
         OPTIMIZERS,
-        "sgd, or muon for the convolutions and sgd for the rest",
+        "sgd, adamw, or muon for the convolutions and sgd for the rest",
     ),
     "muon_lr": (
         "-muon_lr",
@@ -56,7 +56,7 @@ RECIPE_FLAGS = {
     ),
     "momentum": ("-momentum", cli.fraction, "momentum of SGD"),
     "nesterov": ("-nesterov", cli.switch, "Nesterov's form of momentum"),
-    "weight_decay": ("-weight_decay", cli.non_negative_float, "weight decay of SGD"),
+    "weight_decay": ("-weight_decay", cli.non_negative_float, "weight decay of SGD or AdamW"),
     "schedule": ("-schedule", SCHEDULES, "learning rate after the warm-up"),
     "milestones": (
         "-milestones",
@@ -161,6 +161,9 @@ def recipe_from(args) -> Recipe:
         )
     if recipe.schedule == "multistep" and not recipe.milestones:
         raise UserError("-schedule multistep needs -milestones, as 0.3,0.6,0.8")
+    for name in ("momentum", "nesterov"):
+        if given[name] is not None and recipe.optimizer == "adamw":
+            raise UserError(f"-{name} needs -optimizer sgd or muon, which is adamw here")
     if recipe.nesterov and not recipe.momentum:
         raise UserError("-nesterov needs a -momentum above 0")
     if recipe.compile and recipe.depth_kept < 1:

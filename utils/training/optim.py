@@ -1,4 +1,4 @@
-"""Optimizers: plain SGD, or Muon for the convolutions beside SGD for everything else.
+"""Optimizers: SGD, AdamW, or Muon for the convolutions beside SGD for everything else.
 
 Muon (Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024) replaces the
 momentum of a weight matrix by the nearest orthogonal matrix, which needs far fewer epochs on
@@ -36,15 +36,14 @@ class Optimizer:
         self._kernels = [p for p in self.parameters if muon and _is_hidden_kernel(p)]
         self._matrices = [nn.Parameter(_as_matrix(p.detach(), like=p)) for p in self._kernels]
         hidden = {id(p) for p in self._kernels}
-        self._parts: list[torch.optim.Optimizer] = [
-            torch.optim.SGD(
-                [p for p in self.parameters if id(p) not in hidden],
-                lr=recipe.lr,
-                momentum=recipe.momentum,
-                nesterov=recipe.nesterov,
-                weight_decay=recipe.weight_decay,
-            )
-        ]
+        others = [p for p in self.parameters if id(p) not in hidden]
+        rates = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+        if recipe.optimizer == "adamw":
+            first = torch.optim.AdamW(others, **rates)
+        else:
+            sgd = {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+            first = torch.optim.SGD(others, **rates, **sgd)
+        self._parts: list[torch.optim.Optimizer] = [first]
         if self._matrices:
             kind = torch.optim.Muon if bfloat16 else Float32Muon
             self._parts.append(
@@ -58,7 +57,7 @@ class Optimizer:
         self._peaks = [part.param_groups[0]["lr"] for part in self._parts]
 
     def set_lr(self, factor: float) -> float:
-        """Set every learning rate to ``factor`` times its peak; returns the first (SGD's)."""
+        """Set every learning rate to ``factor`` times its peak; returns the first."""
         for part, peak in zip(self._parts, self._peaks, strict=True):
             part.param_groups[0]["lr"] = peak * factor
         return self._parts[0].param_groups[0]["lr"]

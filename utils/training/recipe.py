@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 
 from utils.data.augment import Augmentation
 
-OPTIMIZERS = ("sgd", "muon")
+OPTIMIZERS = ("sgd", "muon", "adamw")
 SCHEDULES = ("multistep", "linear", "cosine")
 OLD_SCHEDULES = {"onecycle": "linear"}  # spellings of older commands and checkpoints
 INITS = ("default", "whiten")
@@ -100,6 +100,32 @@ PRESETS = {
         amp="auto",
         channels_last=True,
         compile=True,
+    ),
+    # Madono et al., AAAI workshops 2020, for ELE and EtC
+    "shakedrop": Recipe(
+        epochs=305,
+        batch_size=512,
+        lr=0.1,
+        warm=0,
+        nesterov=True,
+        milestones=(150 / 305, 225 / 305),
+        gamma=0.1,
+        amp="auto",
+        channels_last=True,
+    ),
+    # PrivConv's is not public; this one stands in for it, on 224x224 pixels
+    "convmixer": Recipe(
+        epochs=100,
+        batch_size=512,
+        lr=0.05,
+        warm=50,
+        optimizer="adamw",
+        weight_decay=0.005,
+        schedule="linear",
+        crop=28,
+        rotation=15.0,
+        amp="auto",
+        channels_last=True,
     ),
     "preresnet-cpu": replace(
         _FAST,

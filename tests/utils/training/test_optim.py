@@ -83,7 +83,7 @@ def test_muon_in_float32_steps_alike(memory_format):
         assert torch.allclose(results[0][name], results[1][name], atol=0.05), name
 
 
-@pytest.mark.parametrize("recipe", [SGD, MUON], ids=["sgd", "muon"])
+@pytest.mark.parametrize("recipe", [SGD, MUON, PRESETS["convmixer"]], ids=["sgd", "muon", "adamw"])
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_state_round_trip_is_exact(recipe, memory_format, tmp_path):
     def steps(net, optimizer, seeds):
@@ -137,6 +137,18 @@ def test_sgd_as_torch():
     ours, theirs = network(), network()
     optimizer = Optimizer(ours, SGD)
     reference = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    for seed in range(3):
+        step(ours, optimizer, seed)
+        step(theirs, reference, seed)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_adamw_as_torch():
+    recipe = replace(SGD, optimizer="adamw", lr=0.01, weight_decay=0.1)
+    ours, theirs = network(), network()
+    optimizer = Optimizer(ours, recipe)
+    reference = torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.1)
     for seed in range(3):
         step(ours, optimizer, seed)
         step(theirs, reference, seed)

@@ -1,0 +1,125 @@
+"""The second table: one step of every row at full size, and what a row leaves behind."""
+
+import importlib
+import json
+
+import pytest
+import torch
+from running import SCRIPTS
+
+import models
+from utils.data import datasets
+from utils.training.recipe import PRESETS
+
+
+@pytest.fixture
+def table2(script, tree, tmp_path, monkeypatch):
+    """``table2(*words)`` runs the script for one step of four images; it tests on four, too."""
+    run, whole = importlib.import_module("utils.training.run"), datasets.load_split
+
+    def few(name, split, *args):
+        return whole(name, split, *args).subset(torch.arange(4))
+
+    def load_train(name, *args):
+        data, spec = datasets.load_train(name, *args)
+        return data.subset(torch.arange(4)), spec
+
+    monkeypatch.setattr(run, "load_train", load_train)
+    monkeypatch.setattr(run, "load_split", few)
+    monkeypatch.setattr(datasets, "load_split", few)  # as the script imports it
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # batches of four are too small for more
+
+    def go(*words: object, epochs: int = 1):
+        folders = [
+            word
+            for name in ("checkpoint_dir", "log_dir", "out_dir")
+            for word in (f"-{name}", tmp_path / name)
+        ]
+        common = ("-data_dir", tree, "-epochs", epochs, "-b", 4, *folders)
+        return script("table2.py", *words, *common)
+
+    yield go
+    torch.set_num_threads(threads)
+
+
+def rows(budget: str) -> list:
+    return importlib.import_module("experiments.lib.rivals").BUDGETS[budget]
+
+
+def test_one_step_of_every_row_at_full_size(table2, tmp_path):
+    result = table2("-budget", "full")
+    assert result.status == 0, result.err
+    table = json.loads((tmp_path / "out_dir" / "table2_full.json").read_text())
+    found = {row["name"]: row for row in table["rows"]}
+    assert list(found) == [row.name for row in rows("full")]
+    assert found["ELE, adapted"]["parameters"] == 29_310_661
+    assert found["PrivConv (inferred)"]["parameters"] == 5_345_306
+    assert found["ours, with the key"]["parameters"] == 1_703_258
+    for row in found.values():
+        assert row["images"] == 4 and row["accuracy"] == row["correct"] / 4
+        assert row["settings"]["recipe"]["batch_size"] == 4
+    for name in ("ours, with the key", "ours on EtC's pictures, with the key"):
+        assert found[name]["correct"] == found["plain images"]["correct"]
+        assert found[name]["same_predictions"] == 4 and found[name]["cost"] > 0
+    shown = (tmp_path / "out_dir" / "table2_full.md").read_text()
+    assert "| published | measured here, budget full |" in shown
+    assert "| EtC as published, adapted | pyramidnet110_adapted | etc_published |" in shown
+    assert shown.count("95.06%") == shown.count("83.06%") == shown.count("89.09%") == 1
+
+
+def test_rows_are_kept_and_not_run_again(table2, refused, tmp_path):
+    one = ("-budget", "cpu", "-rows", "LE")
+    assert table2(*one).status == 0
+    path = tmp_path / "out_dir" / "table2" / "cpu" / "le.json"
+    before = path.read_bytes()
+    result = table2(*one)
+    assert result.status == 0 and "--- LE" not in result.out
+    assert path.read_bytes() == before
+    assert "le.json: was made with other settings" in refused(table2(*one, epochs=2))
+    path.write_text("{}")
+    assert "le.json: cannot be used" in refused(table2(*one))
+
+
+def test_an_interrupted_row_goes_on(table2, tmp_path, monkeypatch):
+    run = importlib.import_module("utils.training.run")
+    kept, epochs = run.RunFiles.report, []
+
+    def once(self, metrics, *rest):
+        epochs.append(metrics["epoch"])
+        if len(epochs) == 1:
+            raise KeyboardInterrupt
+        kept(self, metrics, *rest)
+
+    monkeypatch.setattr(run.RunFiles, "report", once)
+    words = ("-budget", "cpu", "-rows", "EtC")
+    assert table2(*words, epochs=2).status == 130
+    assert not (tmp_path / "out_dir" / "table2" / "cpu" / "etc.json").exists()
+    assert table2(*words, epochs=2).status == 0
+    assert epochs == [1, 2]
+    record = json.loads((tmp_path / "out_dir" / "table2" / "cpu" / "etc.json").read_text())
+    assert len(record["record"]["resumed"]) == 1 and len(record["record"]["epochs"]) == 2
+
+
+def test_refusals(table2, refused):
+    assert "'aes': expected some of 'plain images'" in refused(table2("-rows", "aes"))
+    line = refused_after_work(table2("-budget", "cpu", "-rows", "ours, with the key"))
+    assert "needs the row 'plain images', which is not there yet" in line
+
+
+def refused_after_work(result) -> str:
+    assert result.status == 2
+    return result.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("budget", ["cpu", "full"])
+def test_rows_name_what_there_is(budget, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    names = [row.name for row in rows(budget)]
+    assert len({row.slug for row in rows(budget)}) == len(names)
+    for row in rows(budget):
+        assert models.check_name(row.net) == row.net and row.preset in PRESETS
+        assert row.uses is None or row.uses in names
+    learned = [row for row in rows("cpu") if row.uses is None and "preresnet20" in row.net]
+    assert len({(row.preset, str(row.changes)) for row in learned}) == 1  # the same training
+    assert len(learned) == 11
