@@ -74,7 +74,7 @@ def test_the_shipped_weights_know_pictures_scrambled_with_the_key_only(images):
     path = ROOT / "checkpoints" / "preresnet20.pt"
     state = checkpoint.read(path)
     record = json.loads(path.with_suffix(".json").read_text())
-    assert checkpoint.digest(checkpoint.weights_of(state)) == record["weights_sha256"]
+    assert checkpoint.digest(state) == record["weights_sha256"]  # bare weights
 
     key, other = ImageScrambler(32, seed=1312), ImageScrambler(32, seed=1313)
     plain = models.create_model("preresnet20").eval()
