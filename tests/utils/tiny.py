@@ -1,7 +1,7 @@
 """A tiny network, a tiny folder of images, and real training runs of them in child processes.
 
 Children come from a fork server that has imported torch already, so that each starts in well under
-a second; what they run is ``utils.training.train`` behind ``utils.cli.run``, as in the scripts.
+a second; what they run is ``utils.training.run.train`` behind ``utils.cli.run``, as in the scripts.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """A set of images that stays in its files and is decoded while the network trains.
 
-For folders that do not fit into memory. It takes the place of ``data.ImageSet``.
+For folders that do not fit into memory. It takes the place of ``datasets.ImageSet``.
 """
 
 import os

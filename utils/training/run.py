@@ -45,7 +45,7 @@ class RunOptions:
 
     Attributes:
         net: a name in the registry of networks.
-        dataset: one of ``data.NAMES``.
+        dataset: one of ``datasets.NAMES``.
         data_dir: where the data set is; None for the default.
         permute: scramble the images.
         train_seed: seed of initial weights, order, augmentation and dropout.
@@ -57,7 +57,7 @@ class RunOptions:
         save: write checkpoints and the record; needed to select. A resumed run always does.
         checkpoint_dir, log_dir: the roots of the files of all runs.
         backend: how the layers of a keyed network compute.
-        image_size, workers: of the data set ``folder``, as for ``data.load_train``.
+        image_size, workers: of the data set ``folder``, as for ``datasets.load_train``.
         save_every: also save after so many steps of an epoch; 0 for at its end only.
         run_key: the key of ``scrambler`` where the user holds no file of it, to be kept in the
             folder of a new run; else None.
