@@ -6,7 +6,7 @@ scrambled, each by its own key. Batch normalisation and ReLU treat all positions
 key. The last pooling leaves one position, so that the classifier is the ordinary one.
 
 Weights, their names and their number are those of ``models.vgg.VGG16``, and so are the outputs.
-``models.key_network`` makes the same of VGG16 by itself, with the same keys.
+``key_network`` makes the same of VGG16 by itself, with the same keys.
 """
 
 from torch import Tensor

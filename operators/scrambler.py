@@ -101,6 +101,24 @@ class ImageScrambler(nn.Module):
         built from one scrambler have the same layer keys."""
         return copy.deepcopy(self._layer_stream)
 
+    def for_output(self, image_size: Size, index: int = 0) -> "ImageScrambler":
+        """What restores a map that a network returns scrambled (``scramble_output``).
+
+        Its key follows from the image key alone, so that a client restores a label map without the
+        network: it is permutation number ``index`` of the ``SecretKey`` that is the SHA-256 of
+        "PrivDL output key v1" and the image key, as signed 64-bit little-endian numbers.
+
+        Args:
+            image_size: of the returned map.
+            index: how many scrambled maps come before it in the network's output.
+        """
+        size = pair(image_size, "image_size", minimum=1)
+        digest = hashlib.sha256(b"PrivDL output key v1")
+        digest.update(self.key.cpu().numpy().astype("<i8").tobytes())
+        return ImageScrambler(
+            size, key=SecretKey(digest.digest()).permutation(size[0] * size[1], index)
+        )
+
     @property
     def cipher(self) -> str:
         """``pixels``, or ``blocks:N``."""

@@ -1,30 +1,40 @@
 """One call makes an ordinary network run on scrambled images (paper, section 3).
 
-The network is traced, every tensor with a spatial extent is planned a key, the keys are drawn in
-the order of execution (for VGG16 that of the published implementation), and layers are replaced
-by their keyed operators. The modules beside this one hold these steps; ``rules`` says what is done
-with each operation.
+The network is exported, every tensor with positions is planned a key, the keys are drawn in the
+order of execution (for VGG16 that of the published implementation), and layers are replaced by
+their keyed operators.
 
 What this promises: the keyed network computes on scrambled images exactly what the plain one
 computes on the images, up to rounding, or ``key_network`` raises. Every tensor that one layer hands
-to the next is scrambled, unless a flattening or a global pooling has made features of it. A layer
-without a keyed operator (interpolation, windowed attention, ...) gets its input restored, and its
-result is scrambled under a fresh key; the gather backend does the same for every layer.
+to the next is scrambled, unless a flattening or a global pooling has made features of it, or
+``KeyedNetwork.report`` says that its operator has no rule.
 """
 
 import copy
-from inspect import signature
 
+import torch
 from torch import Tensor, fx, nn
 
-from models.keying.layout import NATURAL, Group, trimmed
-from models.keying.network import KeyedNetwork, without_meta
-from models.keying.plan import LAYOUT, VALUE, KeyingError, Plan
+from models.keying.follow import follow_input
+from models.keying.graph import (
+    HELPERS,
+    VALUE,
+    KeyingError,
+    Value,
+    export,
+    flatten,
+    skeleton,
+    unflatten,
+)
+from models.keying.layout import NATURAL, Layout, MapKey, Run, atoms, span
+from models.keying.network import Keyed, KeyedNetwork, Program
+from models.keying.plan import LAYOUT, RULE, Plan
 from models.keying.registry import SOURCES, rule_for
+from models.keying.report import RESTORED, rows
 from models.keying.rewrite import carry_out
-from models.keying.trace import find_shapes, trace
-from models.keying.verify import check_equal, evaluate, image_channels, leaves, random_images
-from operators import ImageScrambler
+from models.keying.verify import check_equal, evaluate, image_channels, random_images
+from operators import ImageScrambler, KeyStream
+from operators.gather import resolve_backend
 
 
 def key_network(
@@ -34,6 +44,7 @@ def key_network(
     in_channels: int | None = None,
     scramble_output: bool = False,
     verify: bool = True,
+    strict: bool = False,
 ) -> KeyedNetwork:
     """The network that gives on scrambled images what ``net`` gives on the images.
 
@@ -44,14 +55,15 @@ def key_network(
     Shape: input ``(N, C, H, W)`` scrambled by ``scrambler``, output as ``net``'s.
 
     Args:
-        net: an ordinary network that ``torch.fx`` can trace; it is left as it is.
+        net: an ordinary network that ``torch.export`` can export; it is left as it is.
         scrambler: the key of the images, and the source of the layers' keys.
         backend: how keyed operators compute: ``auto``, ``deform``, ``gather`` or ``triton``.
         in_channels: ``C`` of the images; None for that of the first convolution, or 3.
-        scramble_output: return maps (of a segmentation, say) as the server has them; the
-            ``ImageScrambler`` in ``output_keys`` restores them. Otherwise they come in natural
-            order.
+        scramble_output: return maps (of a segmentation, say) scrambled; the ``ImageScrambler`` in
+            ``output_keys`` restores them, and so does ``scrambler.for_output``, which needs no
+            network. Otherwise they come in natural order.
         verify: compare both networks in float64 on random images before returning.
+        strict: refuse operators without a rule, in place of restoring their inputs.
 
     Raises:
         KeyingError: naming the module, the operation and the reason, if the network cannot be
@@ -64,102 +76,186 @@ def key_network(
         >>> torch.allclose(key_network(net, scrambler)(scrambler(image)), net(image), atol=1e-6)
         True
     """
-    # here, because the rules import private names of torchvision, which plain networks never need
-    from models.keying import rules  # noqa: F401  (fills the registry)
-
+    resolve_backend(backend)
     work = copy.deepcopy(net)
+    if hasattr(work, HELPERS):
+        raise KeyingError(f"forward: a network with an attribute {HELPERS!r} cannot be keyed")
     if in_channels is None:
         in_channels = image_channels(work)
-    graph, eval_only = trace(work)
-    if eval_only and net.training:
-        raise KeyingError(
-            "forward: takes another path in training than in evaluation; call net.eval() first"
-        )
-    find_shapes(work, graph, (2, in_channels, *scrambler.image_size))
-    plan = make_plan(work, graph, backend, scrambler.key.cpu(), scramble_output)
-    stream = scrambler.layer_keys()
-    for key in plan.keys:
-        if key.value is None:
-            key.value = stream.draw(key.positions)
-    keys_out = output_keys(graph, scramble_output)
-    plain_graph = without_meta(graph)
-    carry_out(plan)
-    image = next(iter(graph.nodes))
-    image_key = plan.keys[0].value.to(image.meta[VALUE].device)
-    keyed = KeyedNetwork(
-        work, without_meta(graph), keys_out, eval_only, plain_graph=plain_graph, image_key=image_key
-    )
+    like = next((p for p in work.parameters() if p.is_floating_point()), torch.empty(0))
+    shape = (2, in_channels, *scrambler.image_size)
+    image = torch.zeros(shape, dtype=like.dtype, device=like.device)
+    planner = Planner(skeleton(work), image, scrambler, backend, scramble_output, strict)
+    work.add_module(HELPERS, nn.Module().train(net.training))
+    modes = {False: planner.key(work, training=False)}
+    keyed = KeyedNetwork(work, modes, scrambler.key.to(image.device), planner.rekey)
     if verify:
-        images = random_images(in_channels, scrambler.image_size)
-        found = evaluate(keyed, scrambler(images))
-        restored = (
-            x if key is None else key.unscramble(x)
-            for x, key in zip(found, leaves(keyed.output_keys), strict=True)
-        )
-        check_equal(evaluate(net, images), list(restored))
+        compare(net, keyed, scrambler, in_channels)
     return keyed
 
 
-def make_plan(
-    net: nn.Module, graph: fx.Graph, backend: str, image_key: Tensor, scramble_output: bool
-) -> Plan:
+def compare(
+    net: nn.Module, keyed: KeyedNetwork, scrambler: ImageScrambler, in_channels: int
+) -> None:
+    """Try whether both networks compute the same.
+
+    Raises:
+        KeyingError: if they do not.
+    """
+    images = random_images(in_channels, scrambler.image_size)
+    fixed = any(torch.float32 in node.args for node in keyed.graph.nodes)  # as x.float() is
+    precision = torch.float32 if fixed else torch.float64
+    try:
+        expected = evaluate(net, images)
+        found = evaluate(keyed, scrambler(images))
+    except RuntimeError:  # some constant of the network is float32
+        images, precision = images.float(), torch.float32
+        expected = evaluate(net, images)
+        try:
+            found = evaluate(keyed, scrambler(images))
+        except RuntimeError as error:
+            raise KeyingError(f"forward: the keyed network fails: {error}") from error
+    keys = flatten(keyed._modes[False].output_keys)[0]
+    restored = [x if key is None else key.unscramble(x) for x, key in zip(found, keys, strict=True)]
+    check_equal(expected, restored, precision)
+
+
+class Planner:
+    """Keys a network in one mode after the other, with the same keys.
+
+    Args:
+        plain: the network, with parameters that are shared with the keyed one.
+        image: an example of a batch.
+    """
+
+    def __init__(
+        self,
+        plain: nn.Module,
+        image: Tensor,
+        scrambler: ImageScrambler,
+        backend: str,
+        scramble_output: bool,
+        strict: bool,
+    ) -> None:
+        self.plain, self.image, self.scrambler = plain, image, scrambler
+        self.backend, self.scramble_output, self.strict = backend, scramble_output, strict
+        self.stream = scrambler.layer_keys()
+        self.known: dict[str, Tensor] = {}
+
+    def rekey(self, keyed: nn.Module) -> Keyed:
+        """Key what a keyed network does in training, with the parameters that it has now."""
+        for path, module in self.plain.named_modules():
+            there = keyed.get_submodule(path)
+            module._parameters.update((n, there._parameters[n]) for n in module._parameters)
+            module._buffers.update((n, there._buffers[n]) for n in module._buffers)
+        like = next((p for p in keyed.parameters() if p.is_floating_point()), self.image)
+        self.image = self.image.to(like.device, like.dtype)
+        return self.key(keyed, training=True)
+
+    def key(self, net: nn.Module, training: bool) -> Keyed:
+        """Export the network in one mode, plan it, and rewrite ``net``."""
+        from models.keying import rules  # noqa: F401  (fills the registry; plain networks need none)
+
+        graph, spec, constants = export(self.plain, self.image, training)
+        follow_input(graph, self.plain, self.image, training)
+        helpers = net.get_submodule(HELPERS)
+        for name, constant in constants.items():
+            helpers.register_buffer(name, constant, persistent=False)
+        key = self.scrambler.key.cpu()
+        plan = make_plan(Plan(net, graph, self.backend, key, self.known, self.strict))
+        output_keys = plan_output(plan, self.scrambler, self.scramble_output)
+        for map_key in plan.keys:
+            draw(map_key, self.stream)
+        self.known = {name: key.value for name, key in plan.places.items()} | self.known
+        plain, seen = Program.of(graph, spec), rows(plan)
+        carry_out(plan, helpers)
+        return Keyed(Program.of(graph, spec), plain, unflatten(output_keys, spec), seen)
+
+
+def draw(key: MapKey, stream: KeyStream) -> None:
+    """Draw a key, or the factors of a product, unless that was done."""
+    for part in key.parts:
+        draw(part, stream)
+    if key.value is None:
+        key.give(stream.draw(key.positions))
+
+
+def make_plan(plan: Plan) -> Plan:
     """Apply the rule of every operation, in the order of execution."""
-    plan = Plan(net, graph, backend, image_key)
-    for node in graph.nodes:
+    for node in plan.graph.nodes:
         if node.op == "placeholder":
-            # The first input is the image batch; others keep their defaults.
-            image = node is next(iter(graph.nodes))
-            span = trimmed(plan.shape(node), 2, 3) if image else None
-            node.meta[LAYOUT] = NATURAL if span is None else (Group(plan.keys[0], *span),)
-        elif node.op == "output":
-            for x in plan.tensors(node):
-                if not (scramble_output and stays_scrambled(x)):
-                    plan.restore(node, x)
-        else:
+            key = plan.keys[0]
+            outer = plan.shape(node)[0] * plan.shape(node)[1]
+            node.meta[LAYOUT] = (Run(key, outer),) if key.positions > 1 else NATURAL
+        elif node.op != "output":
             node.meta[LAYOUT] = layout_after(plan, node)
     return plan
 
 
 def layout_after(plan: Plan, node: fx.Node) -> object:
     """Apply the rule of one operation; the layout of its result, or of each of its results."""
-    keyed = any(plan.layout(x) != NATURAL for x in node.all_input_nodes)
-    rule = rule_for(node, plan.module(node))
-    if rule not in SOURCES and not keyed:
-        return NATURAL
-    if not holds_tensor(node.meta[VALUE]):
+    target, args, kwargs = plan.call(node)
+    value = node.meta.get(VALUE)
+    several = isinstance(value, (tuple, list))
+    if not (several or isinstance(value, Value)):
         return NATURAL  # a shape, a number
-    if rule is None:
+    rule = rule_for(target)
+    seen = any(any(x.meta.get(LAYOUT, NATURAL)) for x in node.all_input_nodes)
+    if not seen and (rule not in SOURCES or not plan.tensors(node)):
+        return (NATURAL,) * len(value) if several else NATURAL
+    if rule is not None:
+        node.meta[RULE] = rule.__name__
+        try:
+            layout = rule(plan, node, *args, **kwargs)
+        except KeyingError:
+            raise
+        except Exception as error:
+            reason = f"its rule {rule.__name__} fails: {type(error).__name__}: {error}"
+            raise KeyingError(plan.message(node, reason)) from error
+        if layout is not NotImplemented:
+            # a module may return the first of its operator's results alone
+            return layout[0] if layout and not several and isinstance(layout[0], tuple) else layout
+    if plan.strict:
         plan.fail(node, "has no rule, so what it does to a scrambled map is not known")
-    arguments = dict(node.kwargs)
-    first = [arguments.pop("input")] if "input" in arguments and not node.args else []
-    try:
-        call = signature(rule).bind(plan, node, *first, *node.args, **arguments)
-    except TypeError as error:
-        plan.fail(node, f"is called with arguments that its rule does not know ({error})")
-    return rule(*call.args, **call.kwargs)
+    node.meta[RULE] = RESTORED
+    layout = restored(plan, node)
+    return (NATURAL,) * len(value) if several else layout
 
 
-def holds_tensor(value: object) -> bool:
-    if isinstance(value, (tuple, list)):
-        return any(holds_tensor(v) for v in value)
-    return isinstance(value, Tensor)
+def restored(plan: Plan, node: fx.Node) -> Layout:
+    """Compute an operation in natural order; a fresh key if its result is a map."""
+    if not isinstance(node.meta[VALUE], Value):
+        spans = set()
+    elif len(plan.shape(node)) == 4:
+        spans = {(2, 3)}
+    else:
+        spans = set()
+        for x in plan.tensors(node):
+            axes = list(range(len(plan.shape(x))))
+            covered = [atoms(run, plan.shape(x), axes) for run in plan.layout(x)]
+            if plan.shape(x) == plan.shape(node):
+                spans |= {(c[0][0], c[-1][0]) for c in covered if c and len(c) == len(covered) == 1}
+    for x in plan.tensors(node):
+        plan.restore(node, x)
+    fresh = [run for at in spans for run in plan.fresh(node, *at)]
+    return plan.scramble_result(node, tuple(fresh))
 
 
-def stays_scrambled(x: fx.Node) -> bool:
-    """Whether an output is a map, which a client can restore: scrambled at its last two axes."""
-    shape = tuple(x.meta[VALUE].shape)
-    span = trimmed(shape, len(shape) - 2, len(shape) - 1) if len(shape) >= 2 else None
-    return [group.span for group in x.meta[LAYOUT]] == [span]
-
-
-def output_keys(graph: fx.Graph, scramble_output: bool) -> object:
-    """An ``ImageScrambler`` for each map that is returned scrambled, None for other outputs."""
-
-    def key_of(x: object) -> ImageScrambler | None:
-        if not (scramble_output and isinstance(x, fx.Node) and stays_scrambled(x)):
-            return None
-        key = x.meta[LAYOUT][0].key.value
-        return ImageScrambler(tuple(x.meta[VALUE].shape[-2:]), key=key)
-
-    output = next(node for node in graph.nodes if node.op == "output")
-    return fx.node.map_aggregate(output.args[0], key_of)
+def plan_output(plan: Plan, scrambler: ImageScrambler, scramble_output: bool) -> list:
+    """Restore what is returned, or bring it under the client's keys; those, one for each leaf."""
+    (output,) = plan.graph.find_nodes(op="output")
+    keys: list[ImageScrambler | None] = []
+    for x in output.args[0]:
+        key = None
+        if isinstance(x, fx.Node) and isinstance(x.meta.get(VALUE), Value):
+            shape, layout = plan.shape(x), plan.layout(x)
+            is_map = len(shape) > 2 and [(r.outer, r.key.positions) for r in layout] == [
+                span(shape, len(shape) - 2, len(shape) - 1)
+            ]
+            if scramble_output and is_map:
+                key = scrambler.for_output(shape[-2:], sum(k is not None for k in keys))
+                plan.rekey(output, x, layout[0], MapKey(0, key.key.numel(), key.key.cpu()))
+            else:
+                plan.restore(output, x)
+        keys.append(key)
+    return keys

@@ -1,22 +1,23 @@
-"""Which axes of a tensor are scrambled, and under which key.
+"""Which positions of a tensor are scrambled, and under which key.
 
-A key permutes the flattened positions of a map. Inside a network those positions are not always
-the last two axes: ConvNeXt keeps them at axes 1 and 2, a transformer at the one axis of its tokens.
-So a layout is a list of groups, each a run of neighbouring axes whose row-major index is permuted
-by one key; the empty layout is a tensor in natural order. Keys are variables until the whole
-network has been planned, because maps that meet in a sum must have the same one.
+A key permutes the positions of a map. Inside a network they are not always the last two axes:
+ConvNeXt keeps them at axes 1 and 2, a transformer at the axis of its tokens, attention beside the
+batch. What stays is the row-major order of a tensor's elements. So a layout is a list of runs: a
+tensor of ``outer * positions * inner`` elements is scrambled along its middle axis. A reshaping
+leaves all runs as they are, whatever it does to the axes.
 
-Convention: axes are counted from 0, ``last`` included. A group neither starts nor ends with an axis
-of length 1, so that a map has one way to be written, and a group of one position has no key.
+Keys are variables until the whole network has been planned, because maps that meet in a sum must
+have the same one. Where windows are cut from a map, a key becomes the product of two: one moves
+the windows, the other the positions in each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 
+import torch
 from torch import Tensor
 
 Shape = tuple[int, ...]
@@ -29,11 +30,22 @@ class MapKey:
         order: when its map is computed; where maps meet, the key of the first one serves all.
         positions: number of positions of the map.
         value: the permutation, if it is known already.
+        divisible: whether it may become a product of keys.
     """
 
-    def __init__(self, order: int, positions: int, value: Tensor | None = None) -> None:
-        self.order, self.positions, self._value = order, positions, value
-        self._shares: MapKey | None = None
+    def __init__(
+        self, order: int, positions: int, value: Tensor | None = None, divisible: bool = False
+    ) -> None:
+        self.order, self.positions, self.divisible = order, positions, divisible
+        self._value, self._shares = value, None
+        self._parts: tuple[MapKey, ...] = ()
+
+    @classmethod
+    def product(cls, *keys: MapKey) -> MapKey:
+        """The key of a map whose slowest positions are under the first, and so on."""
+        key = cls(keys[0].order, prod(part.positions for part in keys))
+        key._parts = keys
+        return key
 
     @property
     def root(self) -> MapKey:
@@ -41,80 +53,115 @@ class MapKey:
         return self if self._shares is None else self._shares.root
 
     @property
+    def parts(self) -> tuple[MapKey, ...]:
+        """The factors of a product of keys, the slowest first; none of a whole key."""
+        return self.root._parts
+
+    @property
     def value(self) -> Tensor | None:
         """The permutation, int64 ``(positions,)``, or None before it is drawn."""
-        return self.root._value
+        if not self.parts:
+            return self.root._value
+        value = torch.zeros(1, dtype=torch.int64)
+        for part in self.parts:
+            if part.value is None:
+                return None
+            value = (value[:, None] * part.positions + part.value).flatten()
+        return value
 
-    @value.setter
-    def value(self, key: Tensor) -> None:
+    def give(self, key: Tensor) -> None:
+        """Fix the permutation of a key that is no product."""
         self.root._value = key
 
-    def meet(self, other: MapKey) -> None:
-        """Make this key and ``other`` one; both have the same number of positions."""
+    def meet(self, other: MapKey) -> bool:
+        """Make this key and ``other`` one, and say whether that was possible."""
         first, second = sorted((self.root, other.root), key=lambda key: key.order)
-        if first is not second:
-            second._shares = first
+        if first is second:
+            return True
+        if first.parts or second.parts:
+            sizes = [[part.positions for part in key.parts] for key in (first, second)]
+            return sizes[0] == sizes[1] and all(
+                [a.meet(b) for a, b in zip(first.parts, second.parts, strict=True)]
+            )
+        if second._value is not None:
+            if first._value is not None:
+                return torch.equal(first._value, second._value)
+            first, second = second, first
+        second._shares = first
+        first.divisible = first.divisible and second.divisible
+        return True
+
+    def divide(self, sizes: list[int]) -> bool:
+        """Make this key a product of keys of ``sizes``, and say whether that was possible."""
+        root = self.root
+        if root._parts or root._value is not None or not root.divisible:
+            return False
+        root._parts = tuple(MapKey(root.order, size, divisible=True) for size in sizes)
+        return True
 
 
 @dataclass(frozen=True)
-class Group:
-    """The axes ``first..last`` of a tensor hold the positions of one map, under one key."""
+class Run:
+    """One key's positions in a tensor: the middle axis of ``(outer, positions, inner)``."""
 
     key: MapKey
-    first: int
-    last: int
+    outer: int
 
     @property
-    def span(self) -> tuple[int, int]:
-        return self.first, self.last
+    def end(self) -> int:
+        return self.outer * self.key.positions
 
-    def __contains__(self, axis: int) -> bool:
-        return self.first <= axis <= self.last
+    def whole(self) -> list[Run]:
+        """The runs of its key's factors."""
+        outer, runs = self.outer, []
+        for part in self.key.parts:
+            runs.extend(Run(part, outer).whole())
+            outer *= part.positions
+        return runs or [self]
 
-    def at(self, first: int, last: int) -> Group:
-        return replace(self, first=first, last=last)
 
-    def shifted(self, by: int) -> Group:
-        return self.at(self.first + by, self.last + by)
-
-
-Layout = tuple[Group, ...]
+Layout = tuple[Run, ...]
 NATURAL: Layout = ()
 
-
-def trimmed(shape: Shape, first: int, last: int) -> tuple[int, int] | None:
-    """The span ``first..last`` without axes of length 1 at its ends; None if nothing is left."""
-    long = [axis for axis in range(first, last + 1) if shape[axis] > 1]
-    return (long[0], long[-1]) if long else None
+# A run by the labels of the axes that it covers: (label, from, to) for each, where the positions of
+# an axis of length n are 1..n in the multiplicative sense: (label, 1, n) is the axis whole.
+Atoms = tuple[tuple[object, int, int], ...]
 
 
-def through_view(group: Group, before: Shape, after: Shape) -> Group | None:
-    """Where a reshaping puts a group, or None if it mixes the group with other axes.
-
-    A reshaping keeps the row-major order of elements, so the group survives if some run of axes of
-    the result starts at the same stride and holds as many elements.
-    """
-    outer, size = prod(before[: group.first]), prod(before[group.first : group.last + 1])
-    for first in range(len(after)):
-        if prod(after[:first]) == outer and after[first] > 1:
-            for last in range(first, len(after)):
-                if prod(after[first : last + 1]) == size:
-                    return group.at(first, last)
-    return None
+def atoms(run: Run, shape: Shape, labels: list) -> Atoms | None:
+    """The axes that a run covers, or None if it begins or ends in the middle of a factor."""
+    found, start = [], 1
+    for size, label in zip(shape, labels, strict=True):
+        low, high = max(run.outer, start), min(run.end, start * size)
+        if low < high:
+            if low % start or high % low or (start * size) % high:
+                return None
+            found.append((label, low // start, high // start))
+        start *= size
+    return tuple(found)
 
 
-def overlapping(spans: Iterable[tuple[int, int]]) -> bool:
-    """Whether two different spans share an axis."""
-    ordered = sorted(spans)
-    return any(a[1] >= b[0] for a, b in pairwise(ordered))
+def place(covered: Atoms, shape: Shape, labels: list) -> int | None:
+    """Where a run with these atoms begins in another tensor, or None if it is torn apart there."""
+    starts = {}
+    start = 1
+    for size, label in zip(shape, labels, strict=True):
+        starts.setdefault(label, (start, size))
+        start *= size
+    spans = []
+    for label, low, high in covered:
+        if label not in starts or starts[label][1] % high:
+            return None
+        spans.append((starts[label][0] * low, starts[label][0] * high))
+    whole = all(a[1] == b[0] for a, b in pairwise(spans))
+    return spans[0][0] if whole and spans else None
 
 
-def merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The smallest disjoint spans that cover ``spans``."""
-    result: list[tuple[int, int]] = []
-    for first, last in sorted(spans):
-        if result and first <= result[-1][1]:
-            result[-1] = (result[-1][0], max(last, result[-1][1]))
-        else:
-            result.append((first, last))
-    return result
+def overlap(a: Atoms, b: Atoms) -> bool:
+    """Whether two runs share positions."""
+    return any(x[0] == y[0] and x[1] < y[2] and y[1] < x[2] for x in a for y in b)
+
+
+def span(shape: Shape, first: int, last: int) -> tuple[int, int]:
+    """``outer`` and ``positions`` of the axes ``first..last``."""
+    return prod(shape[:first]), prod(shape[first : last + 1])

@@ -1,29 +1,30 @@
 """The plan of a keyed network: the layout of every tensor, and what to insert or replace.
 
-Rules write it in the order of execution, before any key is drawn. A rule has three means:
+Rules write it in the order of execution, before any key is drawn. A rule has four means:
 
 - **replace** a layer by its keyed operator, which goes from one key to another by itself;
 - **restore** an operand to natural order and **scramble** the result under a fresh key, for
   operations that have no keyed operator; this is what the operators' gather backend does too;
+- **move** an operand from one key to another such that an operation that moves positions (slicing,
+  rolling, permuting axes) makes a scrambled result of a scrambled operand;
 - leave the operation as it is and say what it does to the layout.
 """
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 
+import torch
 from torch import Tensor, fx, nn
 
-from models.keying.layout import NATURAL, Group, Layout, MapKey, Shape, trimmed
+from models.keying.graph import CALL, HEAD, INPUT, VALUE, KeyingError, Value
+from models.keying.layout import NATURAL, Layout, MapKey, Run, Shape, span
+from operators.permutation import invert
 
-VALUE, LAYOUT = "value", "layout"  # what a planned node's meta holds
-
-
-class KeyingError(ValueError):
-    """A network that cannot be keyed exactly; names the module, the operation and the reason."""
+LAYOUT, RULE = "privdl_layout", "privdl_rule"
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,16 @@ class Reordering:
     """Reorder ``operand`` on its way into ``node``, or the result of ``node`` where it is None.
 
     Args:
-        group: the axes, and the key to scramble under or to restore from.
-        restore: the direction.
-        sizes: lengths that the axes are expanded to first, or None.
+        run: the positions; its key says how many they are.
+        index: ``out[p] = in[index[p]]``, asked for when all keys are drawn.
+        shape: lengths that the operand is expanded to first, -1 for those that stay, or None.
     """
 
     node: fx.Node
     operand: fx.Node | None
-    group: Group
-    restore: bool
-    sizes: Shape | None = None
+    run: Run
+    index: Callable[[], Tensor]
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True)
@@ -55,114 +56,170 @@ class Replacement:
 
 
 class Plan:
-    """Everything that is decided about one network.
+    """Everything that is decided about one network in one mode.
 
     Args:
-        net: the network, whose traced graph has the value of every node in its meta.
-        graph: the traced graph.
+        net: the network whose modules the graph calls.
+        graph: from ``models.keying.graph.export``.
         backend: how keyed operators compute.
         image_key: the key of the input images.
+        known: keys that are fixed already, by their places in another plan.
+        strict: whether to refuse what has no rule.
     """
 
-    def __init__(self, net: nn.Module, graph: fx.Graph, backend: str, image_key: Tensor) -> None:
-        self.net, self.graph, self.backend = net, graph, backend
+    def __init__(
+        self,
+        net: nn.Module,
+        graph: fx.Graph,
+        backend: str,
+        image_key: Tensor,
+        known: dict[str, Tensor],
+        strict: bool,
+    ) -> None:
+        self.net, self.graph, self.backend, self.strict = net, graph, backend, strict
         self.keys = [MapKey(0, image_key.numel(), image_key)]
+        self.places: dict[str, MapKey] = {}  # who was given which key
+        self.counts: Counter[str] = Counter()
+        self.known = known
         self.edits: list[Reordering | Replacement] = []
+        self.lost: set[fx.Node] = set()  # whose result came out natural
+        self._restored: set[tuple[fx.Node, fx.Node, Run]] = set()
         self.calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
 
     # What rules ask
 
     def module(self, node: fx.Node) -> nn.Module | None:
-        """The module that a node calls; None for a function or a method."""
+        """The module that a node calls; None for an operator."""
         return self.net.get_submodule(node.target) if node.op == "call_module" else None
 
+    def call(self, node: fx.Node) -> tuple[object, tuple, dict]:
+        """The operator of a node, in a module or not, with its arguments."""
+        if node.op != "call_module":
+            return node.target, node.args, node.kwargs
+        head, args, kwargs = node.meta[HEAD]
+        (x,) = node.args
+        return head, *fx.node.map_aggregate((args, kwargs), lambda a: x if a is INPUT else a)
+
     def shape(self, node: fx.Node) -> Shape:
-        """The shape of a node's result."""
-        return tuple(node.meta[VALUE].shape)
+        return node.meta[VALUE].shape
 
     def layout(self, operand: object) -> Layout:
         """The layout of an operand as planned so far; natural order for what is no tensor."""
-        return operand.meta[LAYOUT] if isinstance(operand, fx.Node) else NATURAL
+        runs = operand.meta.get(LAYOUT, NATURAL) if isinstance(operand, fx.Node) else NATURAL
+        return tuple(part for run in runs for part in run.whole())
 
     def tensors(self, node: fx.Node) -> list[fx.Node]:
-        """The tensors among the inputs of a node, each once."""
-        return [x for x in node.all_input_nodes if isinstance(x.meta[VALUE], Tensor)]
+        """The tensors among the inputs of a node, each once, those of its module included."""
+        _, args, kwargs = self.call(node)
+        found: dict[fx.Node, None] = {}
+        fx.node.map_arg((args, kwargs), lambda n: found.setdefault(n))
+        return [x for x in found if isinstance(x.meta.get(VALUE), Value)]
 
     def fail(self, node: fx.Node, reason: str) -> None:
         """Raise ``KeyingError``, naming the node and what it calls."""
-        raise KeyingError(f"{where(node)}: {what(node, self.module(node))}: {reason}")
+        raise KeyingError(self.message(node, reason))
+
+    def message(self, node: fx.Node, reason: str) -> str:
+        return f"{where(node)}: {what(node, self.module(node))}: {reason}"
 
     # What rules decide
 
-    def fresh(self, node: fx.Node, first: int, last: int) -> Layout:
+    def fresh(self, node: fx.Node, first: int, last: int, **options: bool) -> Layout:
         """A layout with a new key for the axes ``first..last`` of the result of ``node``."""
-        span = trimmed(self.shape(node), first, last)
-        if span is None:
+        return self.fresh_run(node, *span(self.shape(node), first, last), **options)
+
+    def fresh_run(
+        self, node: fx.Node, outer: int, positions: int, divisible: bool = False
+    ) -> Layout:
+        if positions == 1:
             return NATURAL
-        positions = prod(self.shape(node)[first : last + 1])
-        self.keys.append(MapKey(len(self.keys), positions))
-        return (Group(self.keys[-1], *span),)
+        name = f"{where(node)}: {what(node, self.module(node))}"
+        self.counts[name] += 1
+        name = f"{name}: {self.counts[name]}"
+        key = MapKey(len(self.keys), positions, divisible=divisible)
+        known = self.known.get(name)
+        if known is not None and known.numel() == positions:
+            key.give(known)
+        self.keys.append(key)
+        self.places[name] = key
+        return (Run(key, outer),)
 
-    def restore(self, node: fx.Node, operand: fx.Node, groups: Layout | None = None) -> None:
-        """Bring groups of an operand (all of them by default) to natural order before ``node``."""
-        for group in self.layout(operand) if groups is None else groups:
-            self.edits.append(Reordering(node, operand, group, restore=True))
+    def restore(self, node: fx.Node, operand: fx.Node, runs: Layout | None = None) -> None:
+        """Bring runs of an operand (all of them by default) to natural order before ``node``."""
+        for run in self.layout(operand) if runs is None else runs:
+            if (node, operand, run) in self._restored:
+                continue  # an operand that is given twice
+            self._restored.add((node, operand, run))
+            self.edits.append(Reordering(node, operand, run, _inverse(run.key)))
 
-    def scramble(self, node: fx.Node, operand: fx.Node, group: Group, sizes: Shape) -> None:
-        """Bring an operand in natural order under a group's key before ``node``.
+    def scramble(self, node: fx.Node, operand: fx.Node, run: Run, shape: Shape | None) -> None:
+        """Bring an operand in natural order under a run's key before ``node``."""
+        self.edits.append(Reordering(node, operand, run, lambda: run.key.value, shape))
 
-        The group's axes may be counted from the end; they are expanded to ``sizes``.
+    def rekey(self, node: fx.Node, operand: fx.Node, run: Run, key: MapKey) -> None:
+        """Bring a run of an operand under another key before ``node``."""
+        self.edits.append(Reordering(node, operand, run, lambda: invert(run.key.value)[key.value]))
+
+    def move(
+        self, node: fx.Node, operand: fx.Node, run: Run, results: list[tuple[MapKey | None, Tensor]]
+    ) -> None:
+        """Let ``node``, which moves positions of a run, make scrambled results of it.
+
+        Args:
+            results: key of a result, or None for natural order, and ``(positions,)`` int64: which
+                position of the run each position of the result is taken from, none twice.
         """
-        self.edits.append(Reordering(node, operand, group, restore=False, sizes=sizes))
+
+        def index() -> Tensor:
+            # Under the key `target` the operand makes the results that are asked for.
+            target = torch.full((run.key.positions,), -1)
+            for key, source in results:
+                target[source] = source if key is None else source[key.value]
+            free = (target < 0).nonzero().flatten()
+            left = run.key.value[~torch.isin(run.key.value, target)]
+            target[free] = left
+            return invert(run.key.value)[target]
+
+        self.edits.append(Reordering(node, operand, run, index))
 
     def scramble_result(self, node: fx.Node, layout: Layout) -> Layout:
         """Bring the natural result of ``node`` under the keys of ``layout``."""
-        for group in layout:
-            self.edits.append(Reordering(node, None, group, restore=False))
+        results = [node]
+        if not isinstance(node.meta[VALUE], Value):  # the same for each of several results
+            results = [user for user in node.users if user.target is operator.getitem]
+        for result in results:
+            for run in layout:
+                key = run.key
+                edit = Reordering(result, None, run, lambda key=key: key.value)
+                self.edits.append(edit)
         return layout
-
-    def conjugate(self, node: fx.Node, spans: Iterable[tuple[int, int]]) -> Layout:
-        """Compute ``node`` in natural order; a fresh key for each span of axes of its result."""
-        for operand in self.tensors(node):
-            self.restore(node, operand)
-        fresh = [group for span in spans for group in self.fresh(node, *span)]
-        return self.scramble_result(node, tuple(fresh))
-
-    def keep(self, node: fx.Node, x: fx.Node, mixed: Iterable[int] = ()) -> Layout:
-        """For a result shaped like ``x``: the layout of ``x``, which stays as it is.
-
-        A group with a mixed axis, along which positions are told apart, is restored before and
-        scrambled afresh afterwards.
-        """
-        mixed = set(mixed)
-        touched = tuple(g for g in self.layout(x) if any(axis in g for axis in mixed))
-        self.restore(node, x, touched)
-        fresh = tuple(new for group in touched for new in self.fresh(node, *group.span))
-        self.scramble_result(node, fresh)
-        return (*(group for group in self.layout(x) if group not in touched), *fresh)
 
     def replace(
-        self, node: fx.Node, x: fx.Node, build: Callable[[Tensor, Tensor], nn.Module]
-    ) -> Layout:
+        self,
+        node: fx.Node,
+        x: fx.Node,
+        in_key: MapKey | None,
+        out: Layout,
+        build: Callable[[Tensor, Tensor], nn.Module],
+    ) -> None:
         """Replace a layer from maps to maps, at the last two axes, by its keyed operator."""
-        rank = len(self.shape(node))
-        layout = self.fresh(node, rank - 2, rank - 1)
-        in_key = self.layout(x)[0].key if self.layout(x) else None
-        out_key = layout[0].key if layout else None
-        self.edits.append(Replacement(node, x, in_key, out_key, build))
-        return layout
+        self.edits.append(Replacement(node, x, in_key, out[0].key if out else None, build))
+
+
+def _inverse(key: MapKey) -> Callable[[], Tensor]:
+    return lambda: invert(key.value)
 
 
 def where(node: fx.Node) -> str:
-    """Path of the module that a traced call belongs to."""
+    """Path of the module that a node belongs to."""
     if node.op == "call_module":
         return str(node.target)
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return (stack[-1][0] if stack else "") or "forward"
+    calls = node.meta.get(CALL)
+    return (calls[-1][1] if calls else "") or "forward"
 
 
 def what(node: fx.Node, module: nn.Module | None) -> str:
-    """Name of the operation of a traced call."""
+    """Name of the operation of a node."""
     if module is not None:
         return type(module).__name__
-    return getattr(node.target, "__name__", str(node.target))
+    return str(node.target).removeprefix("aten.").partition(".")[0]

@@ -1,37 +1,28 @@
-"""The table of rules: for each module type, function and tensor method, how it is keyed.
+"""The table of rules: for each ATen operator, how it is keyed.
 
-A rule is called as ``rule(plan, node, *args, **kwargs)`` with the arguments of the traced call (the
-tensor of a method comes first), records in the plan what has to be inserted or replaced, and
-returns the layout of the result. An operation without a rule may only see natural tensors.
+A rule is called as ``rule(plan, node, *args, **kwargs)`` with the operator's arguments, records in
+the plan what has to be inserted or replaced, and returns the layout of the result, or one for each
+of its results. An operator without a rule gets its operands restored.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from torch import fx, nn
+import torch
 
-MODULES: dict[type[nn.Module], Callable] = {}
-FUNCTIONS: dict[Callable, Callable] = {}
-METHODS: dict[str, Callable] = {}
+RULES: dict[object, Callable] = {}
 # Rules that give their result a key even where no input has one: a decoder's first layers.
 SOURCES: set[Callable] = set()
 
 
-def rule(
-    modules: Iterable[type[nn.Module]] = (),
-    functions: Iterable[Callable] = (),
-    methods: Iterable[str] = (),
-    source: bool = False,
-) -> Callable[[Callable], Callable]:
-    """Register a rule for module types (exactly these, not their subclasses), functions, methods.
+def rule(*operators: object, source: bool = False) -> Callable[[Callable], Callable]:
+    """Register a rule for ATen operators, all overloads of each.
 
     Args:
         source: whether the rule also applies where no input has a key.
     """
 
     def register(function: Callable) -> Callable:
-        MODULES.update(dict.fromkeys(modules, function))
-        FUNCTIONS.update(dict.fromkeys(functions, function))
-        METHODS.update(dict.fromkeys(methods, function))
+        RULES.update(dict.fromkeys(operators, function))
         if source:
             SOURCES.add(function)
         return function
@@ -39,8 +30,16 @@ def rule(
     return register
 
 
-def rule_for(node: fx.Node, module: nn.Module | None) -> Callable | None:
-    """The rule of a traced call, or None."""
-    if node.op == "call_module":
-        return MODULES.get(type(module))
-    return (METHODS if node.op == "call_method" else FUNCTIONS).get(node.target)
+def rule_for(target: object) -> Callable | None:
+    """The rule of an operator, or None; torch says itself which operators are pointwise."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return RULES.get(target)
+    packets, name = [target.overloadpacket], target._schema.name.removeprefix("aten::")
+    if name.endswith("_") and hasattr(torch.ops.aten, name[:-1]):  # in place
+        packets.append(getattr(torch.ops.aten, name[:-1]))
+    for packet in packets:
+        if packet in RULES:
+            return RULES[packet]
+    overloads = [getattr(packet, packet.overloads()[0]) for packet in packets]
+    pointwise = any(torch.Tag.pointwise in overload.tags for overload in (target, *overloads))
+    return RULES[torch.Tag.pointwise] if pointwise else None

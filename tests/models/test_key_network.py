@@ -2,7 +2,11 @@
 
 import copy
 import gc
+import os
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,39 +161,78 @@ def test_keyed_network_gives_the_plain_outputs(name, backend):
     torch.testing.assert_close(keyed(scrambler(x)), expected, rtol=1e-4, atol=1e-5)
 
 
-REFUSED = {
-    "mixes positions with the batch": lambda x, m: x.flatten(0, 2),
-    "returns positions": lambda x, m: x.flatten(2).argmax(2),
-    "has no rule": lambda x, m: torch.sort(x, dim=2).values,
-    "separates the axes": lambda x, m: x.permute(0, 2, 1, 3),
-    "cannot be traced": lambda x, m: x if x.sum() > 0 else -x,
-    "cuts a scrambled map": lambda x, m: x.chunk(2, dim=3)[0],
+RESTORED = {
+    "sort": lambda x, m: torch.sort(x, dim=2).values.flatten(1),
+    "positions": lambda x, m: x.flatten(2).argmax(2).float(),
+    "indices": lambda x, m: F.max_pool2d(x, 2, return_indices=True)[1].float().flatten(1),
+    "positions in the batch": lambda x, m: x.flatten(0, 2).sum(1).view(-1, 32),
+    "axes apart": lambda x, m: m["a"](x.permute(0, 2, 1, 3).flatten(2)).flatten(1),
+    "parts": lambda x, m: torch.cat(x.chunk(2, dim=3)[::-1], 1).flatten(1),
+    "unfold": lambda x, m: F.unfold(x, 3, padding=1).flatten(1),
+    "written into": lambda x, m: _cleared(x).flatten(1),
+    "repeated": lambda x, m: x.repeat(1, 1, 2, 1).flatten(1),
 }
 
 
-@pytest.mark.parametrize("reason", REFUSED)
-def test_refusals_name_the_reason(reason):
-    with pytest.raises(KeyingError, match=reason):
-        key_network(Net(REFUSED[reason]), ImageScrambler(SIZE, seed=0))
+def _cleared(x):
+    x = x.clone()
+    x[:, :, 1:3] = 0
+    return x
 
 
-def test_refusals_name_the_module_and_the_operation():
+@pytest.mark.parametrize("name", RESTORED)
+def test_operations_of_every_kind_are_exact(name):
+    torch.manual_seed(0)
+    plain = Net(RESTORED[name], a=nn.Linear(48, 8)).eval()
+    scrambler, x = ImageScrambler(SIZE, seed=3), torch.rand(3, 3, *SIZE)
+    keyed = key_network(plain, scrambler)
+    torch.testing.assert_close(keyed(scrambler(x)), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_what_has_no_rule_is_restored_and_reported_or_refused():
     class Odd(nn.Module):
         def forward(self, x):
-            return torch.sort(x, dim=2).values
+            return torch.linalg.matrix_exp(x)
 
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.ReLU(), Odd()))
-    with pytest.raises(KeyingError, match=r"^1\.1: sort: has no rule"):
-        key_network(net, ImageScrambler(SIZE, seed=0))
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.ReLU(), Odd()), nn.Conv2d(4, 4, 1))
+    scrambler = ImageScrambler(8, seed=0)
+    report = key_network(net.eval(), scrambler).report()
+    assert [(row.module, row.operator) for row in report.restored] == [("1.1", "Odd")]
+    results = [(row.module, row.rule, row.result) for row in report.rows]
+    assert results == [
+        ("0", "conv2d", "scrambled"),
+        ("1.0", "pointwise", "scrambled"),
+        ("1.1", "restored", "natural"),
+        ("2", "conv2d", "scrambled"),
+    ]
+    assert report.share == 0.75 and str(report).endswith("75.0% of the maps' bytes stay scrambled")
+    with pytest.raises(KeyingError, match=r"^1\.1: Odd: has no rule"):
+        key_network(net, scrambler, strict=True)
+
+
+def test_what_cannot_be_exported_names_the_module_and_the_reason():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return x.reshape(2, -1)
+
+    scrambler = ImageScrambler(SIZE, seed=0)
+    for odd, reason in ((Odd(), "depends on the values"), (Fixed(), "size of the batch")):
+        with pytest.raises(KeyingError, match=reason):
+            key_network(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.ReLU(), odd)), scrambler)
+    with pytest.raises(KeyingError, match=r"^1: BatchNorm2d: cannot be exported: "):
+        key_network(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(3)), scrambler)
 
 
 def test_verification_finds_a_wrong_rule(monkeypatch):
-    from models.keying import registry
+    from models.keying import rules  # noqa: F401
+    from models.keying.registry import RULES
 
-    monkeypatch.setitem(registry.MODULES, nn.ReflectionPad2d, registry.MODULES[nn.ReLU])
-    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReflectionPad2d(0), nn.ReLU())
-    assert key_network(net, ImageScrambler(SIZE, seed=0)) is not None
-    monkeypatch.setitem(registry.FUNCTIONS, torch.roll, registry.FUNCTIONS[torch.relu])
+    aten = torch.ops.aten
+    monkeypatch.setitem(RULES, aten.roll, RULES[torch.Tag.pointwise])
     with pytest.raises(KeyingError, match="differs from the plain one"):
         key_network(Net(lambda x, m: torch.roll(x, 1, 3)), ImageScrambler(SIZE, seed=0))
 
@@ -241,6 +284,24 @@ def test_dense_outputs_are_natural_or_under_the_returned_key():
     torch.testing.assert_close(keyed.output_keys.unscramble(y), net(x))
 
 
+def test_a_client_restores_a_label_map_without_the_network(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Upsample(size=(5, 7))).eval()
+    scrambler, x = ImageScrambler(SIZE, seed=9), torch.rand(2, 3, *SIZE)
+    labels = key_network(net, scrambler, scramble_output=True)(scrambler(x))
+    torch.save(labels, tmp_path / "labels.pt")
+    code = (
+        "import sys, torch; from operators import ImageScrambler\n"
+        "labels = torch.load('labels.pt')\n"
+        "key = ImageScrambler((8, 12), seed=9).for_output(labels.shape[-2:])\n"
+        "torch.save(key.unscramble(labels), 'restored.pt'); assert 'models' not in sys.modules"
+    )
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
+    torch.testing.assert_close(torch.load(tmp_path / "restored.pt"), net(x))
+    assert not torch.allclose(labels, net(x))
+
+
 def test_is_an_ordinary_module():
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(384, 2)
@@ -290,24 +351,50 @@ def test_weights_are_freed_with_the_network():
         gc.enable()
 
 
-def test_a_network_with_another_path_in_training_is_keyed_for_evaluation():
-    class Auxiliary(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.aux = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+class Auxiliary(nn.Module):
+    """Another path, another output, and random numbers in training."""
 
-        def forward(self, x):
-            x = self.conv(x)
-            return (x, self.aux(x)) if self.training else x
+    def __init__(self):
+        super().__init__()
+        self.conv, self.aux = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.norm, self.fc = nn.BatchNorm2d(4), nn.Linear(4 * 96, 5)
 
+    def forward(self, x):
+        y = F.relu(self.norm(self.conv(x)))
+        z = self.fc(F.dropout(y.flatten(1), 0.3, self.training))
+        return (z, self.aux(y).mean((2, 3))) if self.training else z
+
+
+def tune(net, x):
+    """Five steps of training from fixed seeds; every tensor of the network after them."""
+    torch.manual_seed(5)
+    optimizer = torch.optim.SGD(net.train().parameters(), lr=0.1, momentum=0.9)
+    for _ in range(5):
+        optimizer.zero_grad()
+        sum(y.square().mean() for y in net(x)).backward()
+        optimizer.step()
+    return net.state_dict()
+
+
+def test_fine_tuning_is_that_of_the_plain_network():
     scrambler = ImageScrambler(SIZE, seed=0)
-    with pytest.raises(KeyingError, match="another path in training"):
-        key_network(Auxiliary(), scrambler)
-    net = Auxiliary().eval()
-    keyed = key_network(net, scrambler)
-    assert list(keyed.state_dict()) == list(net.state_dict())
-    with pytest.raises(RuntimeError, match="another path"):
-        keyed.train()
+    x = torch.rand(4, 3, *SIZE, dtype=torch.float64)
+    net = Auxiliary().double()
+    keyed = key_network(net.eval(), scrambler)
+    assert isinstance(keyed(scrambler(x)), torch.Tensor)
+    conv, keys = keyed.conv, keyed.conv.out_key.clone()
+    tuned, expected = tune(keyed, scrambler(x)), tune(net, x)
+    assert list(tuned) == list(expected)
+    for name in expected:
+        torch.testing.assert_close(tuned[name], expected[name], rtol=1e-9, atol=1e-12)
+    assert keyed.conv is conv and torch.equal(conv.out_key, keys)  # both modes share the keys
+    torch.testing.assert_close(keyed.eval()(scrambler(x)), net.eval()(x))
+
+
+def test_a_batch_of_one_fails_in_training_as_it_does_in_the_plain_network():
+    net = nn.Sequential(nn.Conv2d(3, 4, SIZE), nn.BatchNorm2d(4))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        key_network(net, ImageScrambler(SIZE, seed=0))(torch.rand(1, 3, *SIZE))
 
 
 def test_arguments_are_checked():

@@ -1,14 +1,143 @@
-"""Convolution and pooling: the layers with keyed operators (paper, section 3)."""
+"""Convolutions and poolings, which become keyed operators, and layers that have none.
+
+Those without, transposed convolution, interpolation, pixel shuffle, are computed between two
+reorderings, as the gather backend computes all layers. A map's positions are the last axes.
+"""
+
+from math import prod
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
-from models.keying.layout import Layout
+from models.keying.layout import Layout, MapKey, Run, Shape, span
 from models.keying.plan import Plan
 from models.keying.registry import rule
-from models.keying.rules.resampling import check_map, resample
 from operators import KeyedAvgPool2d, KeyedConv2d, KeyedMaxPool2d
+
+aten = torch.ops.aten
+KEYED = (KeyedConv2d, KeyedMaxPool2d, KeyedAvgPool2d)
+
+
+def map_and_batch(plan: Plan, node: fx.Node, x: fx.Node, spatial: int) -> tuple[Run | None, Layout]:
+    """The run of a map at the last ``spatial`` axes, and runs beside the batch; others restored."""
+    shape = plan.shape(x)
+    found, beside = None, []
+    for run in plan.layout(x):
+        if (run.outer, run.key.positions) == (prod(shape[:-spatial]), prod(shape[-spatial:])):
+            found = run
+        elif shape[0] % run.end == 0:
+            beside.append(run)
+        else:
+            plan.restore(node, x, (run,))
+    return found, tuple(beside)
+
+
+def resample(
+    plan: Plan,
+    node: fx.Node,
+    x: fx.Node,
+    spatial: int = 2,
+    spatial_out: int | None = None,
+    shape: Shape | None = None,
+) -> Layout:
+    """A layer from maps to maps between two reorderings.
+
+    Args:
+        spatial: how many last axes hold the positions of ``x``; ``spatial_out`` of the result.
+        shape: of the result, where the node has several.
+    """
+    run, beside = map_and_batch(plan, node, x, spatial)
+    if run is not None:
+        plan.restore(node, x, (run,))
+    shape = plan.shape(node) if shape is None else shape
+    first = len(shape) - (spatial_out or spatial)
+    fresh = plan.fresh_run(node, *span(shape, first, len(shape) - 1))
+    return (*beside, *plan.scramble_result(node, fresh))
+
+
+@rule(
+    *(aten.conv_transpose2d, aten.upsample_nearest2d, aten.upsample_bilinear2d),
+    *(aten.upsample_bicubic2d, aten._upsample_nearest_exact2d, aten._upsample_bicubic2d_aa),
+    *(aten._upsample_bilinear2d_aa, aten.pixel_shuffle, aten.pixel_unshuffle),
+    source=True,
+)
+def resampling(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
+    """``(N, C, H, W)`` -> ``(N, C', H', W')``."""
+    return resample(plan, node, x)
+
+
+@rule(aten.conv1d, aten.avg_pool1d, aten.max_pool1d, aten.conv_transpose1d)
+def resampling_1d(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
+    """``(N, C, L)`` -> ``(N, C', L')``."""
+    return resample(plan, node, x, spatial=1)
+
+
+@rule(aten.im2col)
+def unfold(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
+    """``(N, C, H, W)`` -> ``(N, C * kh * kw, L)``: the windows of a map."""
+    return resample(plan, node, x, 2, 1)
+
+
+@rule(aten.col2im)
+def fold(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
+    """``(N, C * kh * kw, L)`` -> ``(N, C, H, W)``: the sum of windows."""
+    return resample(plan, node, x, 1, 2)
+
+
+def pair(value: list | tuple | int) -> tuple[int, int]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * 2 if len(values) == 1 else values
+
+
+def replaced(plan: Plan, node: fx.Node, x: fx.Node, build) -> Layout:
+    """Replace a layer of ``(N, C, H, W)`` by the keyed operator ``build(image_size, in, out)``."""
+    run, beside = map_and_batch(plan, node, x, 2)
+    shape, rank = plan.shape(x), len(plan.shape(node))
+    outer, positions = span(shape, len(shape) - 2, len(shape) - 1)
+    fresh = plan.fresh(node, rank - 2, rank - 1)
+    there = plan.module(node)
+    if isinstance(there, KEYED):  # it was keyed for the other mode, and keeps its keys
+        key = MapKey(0, positions, there.in_key.cpu())
+        plan.rekey(node, x, run or Run(MapKey(0, positions, torch.arange(positions)), outer), key)
+        for made in fresh:
+            made.key.give(there.out_key.cpu())
+        return (*beside, *fresh)
+
+    def make(in_key: Tensor, out_key: Tensor) -> nn.Module:
+        return build(image_size=shape[-2:], in_key=in_key, out_key=out_key, backend=plan.backend)
+
+    plan.replace(node, x, None if run is None else run.key, fresh, make)
+    return (*beside, *fresh)
+
+
+@rule(aten.conv2d, source=True)
+def conv2d(
+    plan: Plan, node: fx.Node, x: fx.Node, weight, bias=None, stride=1, padding=0, dilation=1, *_
+) -> Layout:
+    """``(N, C, H, W)`` -> ``(N, C', H', W')``."""
+    conv = plan.module(node)
+    if not _is_its_own(plan, node, conv) or isinstance(padding, str):
+        padding = None if conv is None else even_padding(conv)
+        if padding is None or not _is_its_own(plan, node, conv):
+            return resample(plan, node, x)
+
+    def build(**keys) -> KeyedConv2d:
+        geometry = (conv.kernel_size, conv.stride, pair(padding), conv.dilation, conv.groups)
+        keyed = KeyedConv2d(
+            conv.in_channels, conv.out_channels, *geometry, conv.bias is not None,
+            device="meta", **keys,
+        )  # fmt: skip
+        keyed.weight, keyed.bias = conv.weight, conv.bias
+        return keyed
+
+    return replaced(plan, node, x, build)
+
+
+def _is_its_own(plan: Plan, node: fx.Node, conv: nn.Module | None) -> bool:
+    """Whether a convolution can be replaced: a plain layer with plain weights, called once."""
+    if not isinstance(conv, nn.Conv2d) or plan.calls[node.target] > 1:
+        return False
+    return conv.padding_mode == "zeros" and isinstance(conv._parameters.get("weight"), nn.Parameter)
 
 
 def even_padding(conv: nn.Conv2d) -> tuple[int, int] | None:
@@ -21,112 +150,29 @@ def even_padding(conv: nn.Conv2d) -> tuple[int, int] | None:
     return conv.padding
 
 
-@rule(modules=[nn.Conv2d], source=True)
-def conv2d(plan: Plan, node: fx.Node, x: fx.Node) -> Layout:
-    conv, image_size = plan.module(node), plan.shape(x)[-2:]
-    padding = even_padding(conv)
-    # A layer that is called twice, or whose hooks compute its weight, must stay itself.
-    shared = plan.calls[node.target] > 1 or conv._forward_pre_hooks or conv._forward_hooks
-    if shared or conv.padding_mode != "zeros" or padding is None:
-        return resample(plan, node, x)
-    check_map(plan, node, x)
-
-    def build(in_key: Tensor, out_key: Tensor) -> KeyedConv2d:
-        keyed = KeyedConv2d(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            padding,
-            conv.dilation,
-            conv.groups,
-            conv.bias is not None,
-            device="meta",
-            image_size=image_size,
-            in_key=in_key,
-            out_key=out_key,
-            backend=plan.backend,
-        )
-        keyed.weight, keyed.bias, keyed.training = conv.weight, conv.bias, conv.training
-        return keyed
-
-    return plan.replace(node, x, build)
-
-
-@rule(modules=[nn.MaxPool2d], source=True)
-def max_pool_layer(plan: Plan, node: fx.Node, x: fx.Node) -> Layout:
-    pool = plan.module(node)
-    geometry = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
-    return max_pool2d(plan, node, x, *geometry, pool.return_indices)
-
-
-@rule(functions=[F.max_pool2d, torch.max_pool2d], source=True)
+@rule(aten.max_pool2d, source=True)
 def max_pool2d(
-    plan: Plan,
-    node: fx.Node,
-    x: fx.Node,
-    kernel_size,
-    stride=None,
-    padding=0,
-    dilation=1,
-    ceil_mode=False,
-    return_indices=False,
+    plan: Plan, node: fx.Node, x: fx.Node, kernel, stride=(), padding=0, dilation=1, ceil=False
 ) -> Layout:
-    check_map(plan, node, x)
-    if return_indices:
-        plan.fail(node, "returns positions, which a key changes")
-    image_size = plan.shape(x)[-2:]
-
-    def build(in_key: Tensor, out_key: Tensor) -> KeyedMaxPool2d:
-        return KeyedMaxPool2d(
-            kernel_size,
-            stride or None,  # torch takes [] for the default too
-            padding,
-            dilation,
-            ceil_mode,
-            image_size=image_size,
-            in_key=in_key,
-            out_key=out_key,
-            backend=plan.backend,
-        )
-
-    return plan.replace(node, x, build)
+    """``(N, C, H, W)`` -> ``(N, C, H', W')``."""
+    stride = pair(stride or kernel)
+    geometry = (pair(kernel), stride, pair(padding), pair(dilation), ceil)
+    return replaced(plan, node, x, lambda **keys: KeyedMaxPool2d(*geometry, **keys))
 
 
-@rule(modules=[nn.AvgPool2d], source=True)
-def avg_pool_layer(plan: Plan, node: fx.Node, x: fx.Node) -> Layout:
-    pool = plan.module(node)
-    geometry = (pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode)
-    return avg_pool2d(plan, node, x, *geometry, pool.count_include_pad, pool.divisor_override)
-
-
-@rule(functions=[F.avg_pool2d], source=True)
+@rule(aten.avg_pool2d, source=True)
 def avg_pool2d(
     plan: Plan,
     node: fx.Node,
     x: fx.Node,
-    kernel_size,
-    stride=None,
+    kernel,
+    stride=(),
     padding=0,
-    ceil_mode=False,
-    count_include_pad=True,
-    divisor_override=None,
+    ceil=False,
+    include_pad=True,
+    divisor=None,
 ) -> Layout:
-    check_map(plan, node, x)
-    image_size = plan.shape(x)[-2:]
-
-    def build(in_key: Tensor, out_key: Tensor) -> KeyedAvgPool2d:
-        return KeyedAvgPool2d(
-            kernel_size,
-            stride or None,
-            padding,
-            ceil_mode,
-            count_include_pad,
-            divisor_override,
-            image_size=image_size,
-            in_key=in_key,
-            out_key=out_key,
-            backend=plan.backend,
-        )
-
-    return plan.replace(node, x, build)
+    """``(N, C, H, W)`` -> ``(N, C, H', W')``."""
+    stride = pair(stride or kernel)
+    geometry = (pair(kernel), stride, pair(padding), ceil, include_pad, divisor)
+    return replaced(plan, node, x, lambda **keys: KeyedAvgPool2d(*geometry, **keys))

@@ -7,111 +7,136 @@ none; softmax over all tokens keeps the key for the same reason.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import fx
 
+from models.keying.graph import VALUE
 from models.keying.layout import NATURAL, Layout
-from models.keying.plan import VALUE, Plan
+from models.keying.plan import Plan
 from models.keying.registry import rule
-from models.keying.rules.indexing import remaining
+from models.keying.relate import relate
+from models.keying.rules.layers import resample
+
+aten = torch.ops.aten
 
 
-def axes_of(plan: Plan, x: fx.Node, dim: int | Sequence[int] | None) -> set[int]:
-    rank = len(plan.shape(x))
-    if dim is None:
+def axes_of(rank: int, dim: int | Sequence[int] | None) -> set[int]:
+    if dim is None or dim == []:
         return set(range(rank))
     return {d % rank for d in ([dim] if isinstance(dim, int) else dim)}
 
 
-def seen_whole(plan: Plan, x: fx.Node, axes: set[int]) -> set[int]:
-    """The axes of those groups that lie in ``axes`` whole, so that their order cannot matter."""
-    spans = [set(range(group.first, group.last + 1)) for group in plan.layout(x)]
-    return set().union(*(span for span in spans if span <= axes))
+def reduced(plan: Plan, node: fx.Node, x: fx.Node, axes: set[int], order: bool, shape) -> Layout:
+    """Layout after a reduction over ``axes``.
+
+    Args:
+        order: whether the result depends on the order of positions.
+        shape: of the result.
+    """
+    rank = len(plan.shape(x))
+    if len(shape) == rank:
+        result = [None if axis in axes else axis for axis in range(rank)]
+    else:
+        result = [axis for axis in range(rank) if axis not in axes]
+    kinds = {"natural" if order else "summed": axes}
+    return relate(plan, node, [(x, list(range(rank)))], result, shape=shape, **kinds)
 
 
 @rule(
-    functions=[
-        *(torch.mean, torch.sum, torch.amax, torch.amin, torch.var, torch.std),
-        *(torch.logsumexp, torch.any, torch.all),
-    ],
-    methods=["mean", "sum", "amax", "amin", "var", "std", "logsumexp", "any", "all"],
+    *(aten.mean, aten.sum, aten.amax, aten.amin, aten.var, aten.std, aten.logsumexp, aten.any),
+    *(aten.all, aten.nansum, aten.nanmean, aten.prod),
 )
-def reduce(plan: Plan, node: fx.Node, x: fx.Node, *dims, dim=None, **__) -> Layout:
-    # mean(x, (2, 3)) and x.mean(2, 3) say the same; a bool after them is keepdim
-    named = [d for d in dims if not isinstance(d, bool)]
-    dim = (named[0] if len(named) == 1 else named or None) if dim is None else dim
-    return reduced(plan, node, x, axes_of(plan, x, dim))
+def reduce(plan: Plan, node: fx.Node, x: fx.Node, dim=None, *_, **__) -> Layout:
+    """``(..., A, ...)`` -> ``(..., ...)``, or with 1 in the place of ``A``."""
+    if isinstance(dim, bool):  # var(x, unbiased)
+        dim = None
+    return reduced(plan, node, x, axes_of(len(plan.shape(x)), dim), False, plan.shape(node))
 
 
-def reduced(plan: Plan, node: fx.Node, x: fx.Node, axes: set[int]) -> Layout:
-    rank, whole = len(plan.shape(x)), seen_whole(plan, x, axes)
-    kept = [a for a in range(rank) if a not in axes or len(plan.shape(node)) == rank]
-    places = {a: place for place, a in enumerate(kept)}
-    groups = tuple(group for group in plan.layout(x) if group.first not in whole)
-    return remaining(plan, node, x, groups, axes - whole, places)
+@rule(aten.norm, aten.linalg_vector_norm)
+def norm(plan: Plan, node: fx.Node, x: fx.Node, order=2, dim=None, *_, **__) -> Layout:
+    """``(..., A, ...)`` -> ``(..., ...)``, or with 1 in the place of ``A``."""
+    return reduce(plan, node, x, dim)
 
 
-@rule(functions=[torch.max, torch.min], methods=["max", "min"])
-def extreme(plan: Plan, node: fx.Node, x: fx.Node, dim=None, keepdim=False, **__) -> object:
-    if isinstance(dim, fx.Node):
-        plan.fail(node, "of two tensors has no rule; torch.maximum and torch.minimum do")
-    if isinstance(node.meta[VALUE], Tensor):
-        return NATURAL  # over everything
-    axes = axes_of(plan, x, dim)
-    if any(a in group for group in plan.layout(x) for a in axes):
-        plan.fail(node, "returns positions, which a key changes; amax and amin do not")
-    return tuple(reduced_indices(plan, x, axes, keepdim) for _ in range(2))
+@rule(aten.max, aten.min)
+def extreme(plan: Plan, node: fx.Node, x: fx.Node, dim=None, *_, **__) -> object:
+    """``(..., A, ...)`` -> values and indices ``(..., ...)``; or everything -> ``()``."""
+    if isinstance(dim, fx.Node):  # of two tensors
+        from models.keying.rules.pointwise import pointwise
+
+        return pointwise(plan, node)
+    if dim is None:
+        return reduce(plan, node, x)
+    values = node.meta[VALUE]
+    indexed = any(user.args[1] == 1 and user.users for user in node.users)
+    axes = axes_of(len(plan.shape(x)), dim)
+    return (reduced(plan, node, x, axes, indexed, values[0].shape),) * 2
 
 
-@rule(functions=[torch.argmax, torch.argmin], methods=["argmax", "argmin"])
-def arg_extreme(plan: Plan, node: fx.Node, x: fx.Node, dim=None, keepdim=False) -> Layout:
-    axes = axes_of(plan, x, dim)
-    if any(a in group for group in plan.layout(x) for a in axes):
-        plan.fail(node, "returns positions, which a key changes")
-    return reduced_indices(plan, x, axes, keepdim)
+@rule(aten.argmax, aten.argmin)
+def arg_extreme(plan: Plan, node: fx.Node, x: fx.Node, dim=None, *_) -> Layout:
+    """``(..., A, ...)`` -> positions along ``A``, ``(..., ...)``."""
+    return reduced(plan, node, x, axes_of(len(plan.shape(x)), dim), True, plan.shape(node))
 
 
-def reduced_indices(plan: Plan, x: fx.Node, axes: set[int], keepdim: bool) -> Layout:
-    """Layout after a reduction over axes that have no key."""
-    return tuple(
-        group if keepdim else group.shifted(-sum(a < group.first for a in axes))
-        for group in plan.layout(x)
-    )
+@rule(aten.softmax, aten._softmax, aten.log_softmax, aten._log_softmax)
+def softmax(plan: Plan, node: fx.Node, x: fx.Node, dim: int, *_, **__) -> Layout:
+    """``(...)`` -> the same."""
+    axes = list(range(len(plan.shape(x))))
+    return relate(plan, node, [(x, axes)], axes, summed=[axes[dim]])
 
 
-@rule(modules=[nn.Softmax, nn.LogSoftmax])
-def softmax_layer(plan: Plan, node: fx.Node, x: fx.Node) -> Layout:
-    return softmax(plan, node, x, plan.module(node).dim)
+@rule(aten.cumsum, aten.cumprod, aten.glu)
+def along(plan: Plan, node: fx.Node, x: fx.Node, dim: int = -1, *_, **__) -> Layout:
+    """``(..., A, ...)`` -> the same, or half of ``A``: in the order of one axis."""
+    axes = list(range(len(plan.shape(x))))
+    return relate(plan, node, [(x, axes)], axes, natural=[axes[dim]])
+
+
+@rule(aten.sort, aten.topk)
+def sort(plan: Plan, node: fx.Node, x: fx.Node, *args, **kwargs) -> tuple[Layout, Layout]:
+    """``(..., A, ...)`` -> values and indices ``(..., B, ...)``."""
+    axes = list(range(len(plan.shape(x))))
+    operator = str(node.target)
+    dim = kwargs.get("dim", (args[1:2] if "topk" in operator else args[:1]) or -1)
+    dim = dim[0] if isinstance(dim, (tuple, list)) else dim
+    shape = node.meta[VALUE][0].shape
+    return (relate(plan, node, [(x, axes)], axes, natural=[axes[dim]], shape=shape),) * 2
+
+
+@rule(aten.layer_norm, aten.rms_norm)
+def layer_norm(plan: Plan, node: fx.Node, x: fx.Node, normalized: list, *_, **__) -> Layout:
+    """``(..., *normalized)`` -> the same; the weights belong to the positions in ``normalized``."""
+    axes = list(range(len(plan.shape(x))))
+    return relate(plan, node, [(x, axes)], axes, natural=axes[-len(normalized) :])
+
+
+@rule(aten.group_norm, aten.instance_norm)
+def group_norm(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
+    """``(N, C, ...)`` -> the same; statistics of groups of channels over all positions."""
+    axes = list(range(len(plan.shape(x))))
+    return relate(plan, node, [(x, axes)], axes, natural=axes[1:2], summed=axes[2:])
 
 
 @rule(
-    functions=[torch.softmax, torch.log_softmax, F.softmax, F.log_softmax],
-    methods=["softmax", "log_softmax"],
+    *(aten.adaptive_avg_pool1d, aten.adaptive_avg_pool2d, aten._adaptive_avg_pool2d),
+    aten.adaptive_avg_pool3d,
+    source=True,
 )
-def softmax(plan: Plan, node: fx.Node, x: fx.Node, dim: int, **__) -> Layout:
-    axes = axes_of(plan, x, dim)
-    return plan.keep(node, x, axes - seen_whole(plan, x, axes))
+def adaptive_pool(plan: Plan, node: fx.Node, x: fx.Node, size: list) -> Layout:
+    """``(N, C, ...)`` -> ``(N, C, *size)``; to one position it is a mean."""
+    if all(n == 1 for n in size):
+        axes = set(range(len(plan.shape(x)) - len(size), len(plan.shape(x))))
+        return reduced(plan, node, x, axes, False, plan.shape(node))
+    return resample(plan, node, x)
 
 
-@rule(functions=[F.normalize])
-def normalize(plan: Plan, node: fx.Node, x: fx.Node, p=2.0, dim: int = 1, **__) -> Layout:
-    return softmax(plan, node, x, dim)
-
-
-@rule(modules=[nn.LayerNorm, nn.RMSNorm])
-def layer_norm_layer(plan: Plan, node: fx.Node, x: fx.Node) -> Layout:
-    return layer_norm(plan, node, x, plan.module(node).normalized_shape)
-
-
-@rule(functions=[F.layer_norm, F.rms_norm])
-def layer_norm(plan: Plan, node: fx.Node, x: fx.Node, normalized_shape, *_, **__) -> Layout:
-    # Its statistics would not see the order, but its weights belong to positions.
-    rank = len(plan.shape(x))
-    return plan.keep(node, x, range(rank - len(normalized_shape), rank))
-
-
-@rule(modules=[nn.Linear], functions=[F.linear])
-def linear(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
-    """Along the last axis; if that is the tokens' (MLP-Mixer), its result has a key of its own."""
-    rank = len(plan.shape(x))
-    return remaining(plan, node, x, plan.layout(x), {rank - 1}, {a: a for a in range(rank)})
+@rule(aten.adaptive_max_pool1d, aten.adaptive_max_pool2d, source=True)
+def adaptive_max_pool(plan: Plan, node: fx.Node, x: fx.Node, size: list) -> object:
+    """``(N, C, ...)`` -> the largest and where it was, ``(N, C, *size)``."""
+    indexed = any(user.args[1] == 1 and user.users for user in node.users)
+    shape = node.meta[VALUE][0].shape
+    axes = set(range(len(plan.shape(x)) - len(size), len(plan.shape(x))))
+    if all(n == 1 for n in size) and not indexed:
+        return reduced(plan, node, x, axes, False, shape), NATURAL
+    return NotImplemented if indexed else (resample(plan, node, x, len(size), shape=shape), NATURAL)

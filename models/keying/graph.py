@@ -1,0 +1,364 @@
+"""The network as a graph: exported by torch, with modules where a module's whole call is one node.
+
+``torch.export`` follows the network's own Python code, so that sizes are numbers, the batch is
+symbolic and every operation is an ATen operator. Parameters, buffers and constants become
+attributes again, and a node that is all that a leaf module does becomes a call of that module,
+which keeps its hooks, its mode and its place in ``named_modules``.
+
+Convention: shapes are numbers here, and the size of the batch is the prime ``BATCH``, so that an
+axis of ``2 * BATCH`` is known to hold the batch and two heads.
+"""
+
+import copy
+import logging
+import operator
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from inspect import signature
+from math import prod
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+BATCH = 1_000_003
+VALUE, CALL, HEAD = "privdl_value", "privdl_call", "privdl_head"  # what nodes' meta holds
+INPUT = object()  # stands for the input of a module among the arguments of its operator
+HELPERS = "keying"  # submodule of a keyed network that holds what it did not have; no parameters
+aten = torch.ops.aten
+
+
+class KeyingError(ValueError):
+    """A network that cannot be keyed exactly; names the module, the operation and the reason."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is known about a tensor: its shape with ``BATCH`` for the batch, and its kind."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def bytes(self) -> float:
+        """Bytes for each image, or altogether if the tensor has no batch."""
+        count = prod(self.shape)
+        return (count / BATCH if count % BATCH == 0 else count) * self.dtype.itemsize
+
+
+@contextmanager
+def mode(net: nn.Module, training: bool) -> Iterator[None]:
+    """Put every module of ``net`` into one mode; each has its own again afterwards."""
+    before = [(module, module.training) for module in net.modules()]
+    net.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+class _Flat(nn.Module):
+    """Returns the leaves of what ``net`` returns, dataclasses taken apart like dictionaries."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> list:
+        leaves, self.spec = flatten(self.net(x))
+        return leaves
+
+
+def flatten(output: object) -> tuple[list, object]:
+    """The leaves of a network's output, and how ``unflatten`` puts them together again."""
+    if is_dataclass(output) and type(output) not in pytree.SUPPORTED_NODES:
+        parts = {field.name: getattr(output, field.name) for field in fields(output)}
+        leaves, spec = flatten(parts)
+        return leaves, (type(output), spec)
+    return pytree.tree_flatten(output)
+
+
+def unflatten(leaves: list, spec: object) -> object:
+    """The output whose leaves and spec ``flatten`` returned."""
+    if isinstance(spec, tuple):
+        kind, inner = spec
+        return kind(**unflatten(leaves, inner))
+    return pytree.tree_unflatten(leaves, spec)
+
+
+def export(net: nn.Module, image: Tensor, training: bool) -> tuple[fx.Graph, object, dict]:
+    """The graph of ``net`` in one mode.
+
+    Args:
+        image: an example input ``(2, C, H, W)``.
+
+    Returns:
+        the graph, whose output is the list of the leaves of the output; the spec that ``unflatten``
+        takes; and the tensors that the network makes while it is exported, by name.
+
+    Raises:
+        KeyingError: with the exporter's reason.
+    """
+    flat = _Flat(net)
+    flat.training = net.training
+    try:
+        with mode(net, training), _quiet():
+            program = torch.export.export(
+                flat, (image,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False
+            )
+            if _writes_through_views(program.graph):
+                program = program.run_decompositions({})
+    except Exception as error:  # whatever the network's code or the exporter raises
+        raise KeyingError(f"{_place(error, net)}: {_reason(error)}") from error
+    finally:
+        del flat.net  # the exporter outlives its use, in a cycle, and would keep the weights
+    graph, constants = _Translation(program).graph_and_constants()
+    program.state_dict.clear()  # so does the program
+    _restore_modules(graph, net)
+    erase_unused(graph)
+    return graph, flat.spec, constants
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging what goes wrong while it exports: the error raised says it."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = disabled
+
+
+def _place(error: BaseException | None, net: nn.Module) -> str:
+    """The innermost module whose forward pass raised an error."""
+    names = {id(module): name for name, module in net.named_modules()}
+    found = None
+    while error is not None:
+        trace = error.__traceback__
+        while trace is not None:
+            module = trace.tb_frame.f_locals.get("self")
+            found = module if names.get(id(module)) else found
+            trace = trace.tb_next
+        error = error.__cause__ or error.__context__
+    if found is None:
+        return "forward: cannot be exported"
+    return f"{names[id(found)]}: {type(found).__name__}: cannot be exported"
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    if "specialized" in text or "L['x'].size()[0]" in text:
+        return "it bakes in the size of the batch; write it for a batch of any size"
+    if "data-dependent" in text or "DataDependent" in type(error).__name__:
+        return "its control flow depends on the values of pixels"
+    return text.splitlines()[0]
+
+
+def _writes_through_views(graph: fx.Graph) -> bool:
+    """Whether an operator writes into a part of a tensor, as ``x[:, 0] = 1`` does."""
+    return any(
+        mutates(node)
+        and isinstance(node.args[0], fx.Node)
+        and is_view(node.args[0])
+        and node.args[0].target is not aten.lift_fresh_copy.default
+        for node in graph.nodes
+    )
+
+
+def mutates(node: fx.Node) -> bool:
+    """Whether a node writes into its first argument."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def is_view(node: fx.Node) -> bool:
+    """Whether the result of a node is its argument seen otherwise, not written to."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    aliases = [r.alias_info for r in node.target._schema.returns if r.alias_info is not None]
+    return bool(aliases) and not any(alias.is_write for alias in aliases)
+
+
+class _Translation:
+    """An exported program written again, with attributes in place of its lifted inputs."""
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        self.program, self.graph, self.constants = program, fx.Graph(), {}
+        self.sizes: dict[object, int] = {}
+
+    def graph_and_constants(self) -> tuple[fx.Graph, dict]:
+        inputs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
+        nodes: dict[fx.Node, object] = {}
+        images = [n for n in self.program.graph.nodes if n.op == "placeholder"]
+        image = next(n for n in images if inputs[n.name].kind == InputKind.USER_INPUT)
+        batch = image.meta["val"].shape[0]
+        self.symbol = batch.node.expr if isinstance(batch, torch.SymInt) else None
+        if self.symbol is None or not self.symbol.is_symbol:
+            raise KeyingError("forward: cannot be exported: it bakes in the size of the batch")
+        nodes[image] = self._describe(self.graph.placeholder("x"), image)
+        for node in images:
+            if node is not image:
+                nodes[node] = self._attribute(node, inputs[node.name])
+        (leaves,) = self._copy(self.program.graph, self.program.graph_module, nodes)
+        self.graph.output(list(leaves))
+        return self.graph, self.constants
+
+    def _attribute(self, node: fx.Node, spec: object) -> object:
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            path = spec.target.removeprefix("net.")
+        else:
+            path = f"{HELPERS}.{node.name}"
+            self.constants[node.name] = self.program.constants[spec.target]
+        return self._describe(self.graph.create_node("get_attr", path), node)
+
+    def _copy(self, graph: fx.Graph, owner: nn.Module, nodes: dict) -> tuple:
+        """Copy the nodes of a graph; the results of its output."""
+        for node in graph.nodes:
+            if node.op == "output":
+                return fx.node.map_arg(node.args, lambda n: nodes[n])
+            if node.op == "get_attr":
+                nodes[node] = getattr(owner, node.target)  # the body of a block, such as no_grad
+            elif node.op == "call_function" and "_assert" not in str(node.target):
+                body = next((a for a in node.args if self._is_body(a)), None)
+                if body is None:
+                    copied = self.graph.node_copy(node, lambda n: nodes[n])
+                    nodes[node] = self._describe(copied, node)
+                else:
+                    nodes[node] = self._inline(node, nodes[body], nodes)
+        raise AssertionError("a graph has an output")
+
+    @staticmethod
+    def _is_body(argument: object) -> bool:
+        return isinstance(argument, fx.Node) and argument.op == "get_attr"
+
+    def _inline(self, node: fx.Node, body: fx.GraphModule, nodes: dict) -> object:
+        """The body of ``torch.no_grad`` or ``torch.autocast``, in the place of its call."""
+        at = next(i for i, a in enumerate(node.args) if self._is_body(a))
+        given = [nodes[a] if isinstance(a, fx.Node) else a for a in node.args[at + 1 :]]
+        inside = dict(zip(body.graph.find_nodes(op="placeholder"), given, strict=True))
+        (results,) = self._copy(body.graph, body, inside)
+        if "set_grad_enabled" in str(node.target) and node.args[0] is False:
+            detached = [self.graph.call_function(aten.detach.default, (r,)) for r in results]
+            for new, old in zip(detached, results, strict=True):
+                new.meta.update(old.meta)
+            results = detached
+        return results
+
+    def _describe(self, new: fx.Node, old: fx.Node) -> fx.Node:
+        if new.target is operator.getitem and not isinstance(new.args[0], fx.Node):
+            values, index = new.args  # of an inlined block
+            self.graph.erase_node(new)
+            return values[index]
+        stack = old.meta.get("nn_module_stack") or {}
+        calls = [(key, path) for key, (path, _) in stack.items() if not path.startswith("_empty")]
+        calls = [(key, path.removeprefix("net").lstrip(".")) for key, path in calls]
+        value = pytree.tree_map(self._value, old.meta.get("val"))
+        new.meta = {VALUE: value, CALL: calls}
+        return new
+
+    def _value(self, value: object) -> object:
+        if not isinstance(value, Tensor):
+            return value
+        return Value(tuple(self._size(n) for n in value.shape), value.dtype, value.device)
+
+    def _size(self, size: object) -> int:
+        if isinstance(size, int):
+            return size
+        expression = size.node.expr
+        if expression not in self.sizes:
+            self.sizes[expression] = int(expression.xreplace({self.symbol: _as_number(BATCH)}))
+        return self.sizes[expression]
+
+
+def _as_number(value: int) -> object:
+    import sympy  # what torch's sizes are made of
+
+    return sympy.Integer(value)
+
+
+def _restore_modules(graph: fx.Graph, net: nn.Module) -> None:
+    """Let nodes that are the whole of a leaf module's call be calls of that module."""
+    inside: dict[str, list[fx.Node]] = defaultdict(list)  # call -> nodes of its own
+    parents: set[str] = set()
+    for node in graph.nodes:
+        calls = node.meta.get(CALL)
+        if node.op == "call_function" and calls:
+            inside[calls[-1][0]].append(node)
+            parents.update(key for key, _ in calls[:-1])
+    for key, nodes in inside.items():
+        path = nodes[0].meta[CALL][-1][1]
+        module = net.get_submodule(path) if path else net
+        if key in parents or not path:
+            continue
+        work = [n for n in nodes if not _is_bookkeeping(n, path)]
+        heads = [n for n in work if n.target is not operator.getitem]
+        if len(heads) != 1 or not _takes_one_tensor(module):
+            continue
+        (head,) = heads
+        given = [x for x in head.all_input_nodes if not _belongs(x, path)]
+        if len(given) != 1 or given[0].op == "get_attr" or not _is_tensor(given[0]):
+            continue
+        if not _is_tensor(head) and head.target not in _NATIVE_NORMS:
+            continue
+        result = head
+        if head.target in _NATIVE_NORMS:  # returns statistics, too; the module does not
+            result = next(n for n in work if n is not head)
+        with graph.inserting_after(result):
+            call = graph.call_module(path, (given[0],))
+        arguments = fx.node.map_arg(
+            (head.args, head.kwargs), lambda n, x=given[0]: INPUT if n is x else n
+        )
+        call.meta = {**result.meta, HEAD: (head.target, *arguments)}
+        result.replace_all_uses_with(call)
+        for node in reversed(nodes):
+            if not node.users:
+                graph.erase_node(node)
+
+
+_NATIVE_NORMS = {
+    aten._native_batch_norm_legit_no_training.default,
+    aten._native_batch_norm_legit_functional.default,
+}
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get(VALUE), Value)
+
+
+def _belongs(node: fx.Node, path: str) -> bool:
+    return node.op == "get_attr" and node.target.rpartition(".")[0] == path
+
+
+def _is_bookkeeping(node: fx.Node, path: str) -> bool:
+    """Whether a node only computes sizes, or updates a buffer of its own module."""
+    value = node.meta.get(VALUE)
+    if not isinstance(value, (Value, tuple, list)):
+        return True
+    return mutates(node) and _belongs(node.args[0], path)
+
+
+def _takes_one_tensor(module: nn.Module) -> bool:
+    """Whether calling a module with its input alone is what the network does."""
+    if type(module).__module__.startswith("torch.nn."):
+        return True
+    return len(signature(module.forward).parameters) == 1
+
+
+def erase_unused(graph: fx.Graph) -> None:
+    """Erase nodes without a use, and without an effect."""
+    for node in reversed(graph.nodes):
+        pure = node.op == "get_attr" or (node.op == "call_function" and not mutates(node))
+        if pure and not node.users:
+            graph.erase_node(node)
+
+
+def skeleton(net: nn.Module) -> nn.Module:
+    """A copy of ``net`` that shares its parameters and buffers."""
+    shared = {id(t): t for t in (*net.parameters(), *net.buffers())}
+    return copy.deepcopy(net, shared)

@@ -1,0 +1,79 @@
+"""Operations that treat every position alike, and places where tensors meet.
+
+In a sum, a product or a concatenation of channels the operands must agree: those that are scrambled
+come to share one key, those that are not (position embeddings, masks) are brought under it.
+"""
+
+import operator
+
+import torch
+from torch import fx
+
+from models.keying.layout import Layout
+from models.keying.plan import LAYOUT, Plan
+from models.keying.registry import rule
+from models.keying.relate import Labels, relate
+
+aten = torch.ops.aten
+
+
+def broadcast(plan: Plan, node: fx.Node, x: fx.Node) -> Labels:
+    """Labels of an operand that is broadcast to the result: the axes of the result."""
+    sizes, shape = plan.shape(x), plan.shape(node)
+    first = len(shape) - len(sizes)
+    return [
+        None if n == 1 and shape[axis] != 1 else axis for axis, n in enumerate(sizes, start=first)
+    ]
+
+
+@rule(
+    torch.Tag.pointwise,
+    *(aten.clone, aten.contiguous, aten.detach, aten.alias, aten.to, aten._to_copy, aten.type_as),
+    *(aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.expand, aten.expand_as),
+    *(aten.masked_fill, aten.where, aten.clamp, aten.silu, aten.selu, aten.celu, aten.rrelu),
+    *(aten.hardswish, aten.hardsigmoid, aten.hardtanh, aten.leaky_relu, aten.elu, aten.gelu),
+    *(aten.mish, aten.softplus, aten.threshold, aten.softshrink, aten.hardshrink, aten.log_sigmoid),
+    *(aten.lift_fresh_copy, aten.native_dropout, aten.copy, aten.relu6, aten.conj, aten.real),
+)
+def pointwise(plan: Plan, node: fx.Node, *_, **__) -> Layout:
+    """Any operands that broadcast -> ``(...)``: each position by itself."""
+    operands = [(x, broadcast(plan, node, x)) for x in plan.tensors(node)]
+    return relate(plan, node, operands, list(range(len(plan.shape(node)))))
+
+
+@rule(aten.prelu, aten.batch_norm, aten.native_channel_shuffle, aten.channel_shuffle)
+def channelwise(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
+    """``(N, C, ...)`` -> the same: parameters belong to channels, positions are alike."""
+    axes = list(range(len(plan.shape(x))))
+    return relate(plan, node, [(x, axes)], axes, natural=axes[1:2])
+
+
+@rule(aten._native_batch_norm_legit_no_training)
+def native_batch_norm(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> tuple[Layout, ...]:
+    """``(N, C, ...)`` -> the same, and two statistics."""
+    axes = list(range(len(plan.shape(x))))
+    layout = relate(plan, node, [(x, axes)], axes, natural=axes[1:2], shape=plan.shape(x))
+    return layout, (), ()
+
+
+@rule(aten.cat, aten.concat, aten.concatenate)
+def concatenate(plan: Plan, node: fx.Node, tensors: list, dim: int = 0) -> Layout:
+    """``(..., A, ...)`` and ``(..., B, ...)`` -> ``(..., A + B, ...)``."""
+    axes = list(range(len(plan.shape(node))))
+    operands = [(x, axes) for x in tensors if plan.shape(x) != (0,)]  # torch takes an empty one
+    return relate(plan, node, operands, axes, natural=[axes[dim]])
+
+
+@rule(aten.stack)
+def stack(plan: Plan, node: fx.Node, tensors: list, dim: int = 0) -> Layout:
+    """``K`` times ``(...)`` -> ``(..., K, ...)``."""
+    axes = list(range(len(plan.shape(node))))
+    new = axes.pop(dim)
+    result = sorted([*axes, new])
+    return relate(plan, node, [(x, axes) for x in tensors], result)
+
+
+@rule(operator.getitem)
+def getitem(plan: Plan, node: fx.Node, results: fx.Node, index: int) -> Layout:
+    """One of several results."""
+    return results.meta[LAYOUT][index]
