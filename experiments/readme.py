@@ -62,6 +62,12 @@ def _results(name: str) -> dict:
     return json.loads((EXPERIMENTS / folder / "results" / file).read_text())
 
 
+def _speed_results() -> list[dict]:
+    """The committed results of ``speed.py``, one for each kind of processor."""
+    paths = (ROOT / BENCHMARK / "results").glob("speed_*.json")
+    return [_results(f"benchmark/{path.name}") for path in sorted(paths)]
+
+
 def _vgg16() -> dict:
     return _results("classification/table1.json")
 
@@ -106,21 +112,23 @@ def _benchmark_command(record: dict, name: str) -> str:
     """Older records name each file that was written, newer ones the folder."""
     files = dict.fromkeys(("json", "markdown", "png", "out_dir"))
     command = pasteable(record["command"], f"{BENCHMARK}/{name}.py", **files)
-    return shell(f"{command} -out_dir {BENCHMARK}/results")
+    held = "".join(f"{name}={value} " for name, value in record.get("held_back", {}).items())
+    return f"{held}{command} -out_dir {BENCHMARK}/results"
 
 
-def _speed() -> str:
-    record = _results("benchmark/speed.json")
-    return f"{speed_table(record)}\n{_benchmark_command(record, 'speed')}"
+def _speed(contiguous: bool) -> str:
+    records = _speed_results()
+    commands = shell(*(_benchmark_command(record, "speed") for record in records))
+    return f"{speed_table(*records, contiguous=contiguous)}\n{commands}"
 
 
 def _per_image() -> str:
     record = _results("benchmark/per_image.json")
-    return f"{per_image_table(record)}\n{_benchmark_command(record, 'per_image')}"
+    return f"{per_image_table(record)}\n{shell(_benchmark_command(record, 'per_image'))}"
 
 
 def _pipeline() -> str:
-    return _benchmark_command(_results("benchmark/pipeline.json"), "pipeline")
+    return shell(_benchmark_command(_results("benchmark/pipeline.json"), "pipeline"))
 
 
 def _architectures() -> str:
@@ -158,7 +166,7 @@ def _ciphertext_only() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "accuracy": _accuracy,
-        "speed": _speed,
+        "speed": lambda: _speed(contiguous=False),
         "attacks": summary.markdown,
         "architectures": _architectures_sentence,
     },
@@ -174,7 +182,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "ciphertext_only": _ciphertext_only,
     },
     "experiments/benchmark/README.md": {
-        "speed": _speed,
+        "speed": lambda: _speed(contiguous=True),
         "per_image": _per_image,
         "pipeline": _pipeline,
     },

@@ -7,6 +7,9 @@ Candidates, each with the base that its ratio refers to:
     plain              the ordinary network on ordinary images                  1
     deform             keyed, torchvision's deformable convolution (the paper)  plain
     gather             keyed, every map under a key of its own                  plain
+    plain, contiguous  the ordinary network, contiguous in place of             plain
+                       channels_last, which all others are
+    gather, contiguous keyed, contiguous                                        plain, contiguous
     triton             with -gpu: keyed, convolutions by operators.triton_conv  plain
     folded             keyed, inner keys cancelled (models.fold.fold_keys)      plain
     plain, bn folded   the ordinary network, batch-norm absorbed                1
@@ -14,13 +17,20 @@ Candidates, each with the base that its ratio refers to:
     triton, bn folded  with -gpu: the same by operators.triton_conv             plain, bn folded
     folded, bn folded  inner keys cancelled, batch-norm absorbed                plain, bn folded
 
+Results are named after the kind of processor, and the README has columns for each. A processor
+with AVX-512 plays one without when ATEN_CPU_CAPABILITY=avx2, ONEDNN_MAX_CPU_ISA=AVX2 and
+MKL_ENABLE_INSTRUCTIONS=AVX2 are in its environment. Where bfloat16 is emulated it is left out.
+
 The network is ``-net``; VGG16 has average pooling before its classifier here, so that it takes
 images larger than 32x32.
 """
 
 import argparse
+import copy
+import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.util import find_spec
 
@@ -38,9 +48,12 @@ from experiments.lib.timing import peak_memory, time_side_by_side
 from models import create_model, is_keyed, key_network
 from models.fold import fold_batch_norm, fold_keys
 from operators import ImageScrambler
+from operators.gather import Reorder
 from utils import cli
 from utils.cli import flags
 from utils.inference.network import check_batch_of_one
+from utils.io.run_record import environment
+from utils.runtime.device import bfloat16_slowdown
 from utils.runtime.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -49,6 +62,8 @@ BASES = {
     "plain": "plain",
     "deform": "plain",
     "gather": "plain",
+    "plain, contiguous": "plain",
+    "gather, contiguous": "plain, contiguous",
     "triton": "plain",
     "folded": "plain",
     "plain, bn folded": "plain, bn folded",
@@ -56,6 +71,7 @@ BASES = {
     "triton, bn folded": "plain, bn folded",
     "folded, bn folded": "plain, bn folded",
 }
+HOLDS_BACK = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 SEED = 1312
 
 
@@ -99,10 +115,14 @@ def parse_args():
         "pixels, at least 1 image",
     )
     parser.add_argument(
-        "-dtype", nargs="+", choices=DTYPES, default=list(DTYPES), help="training: by autocast"
+        "-dtype",
+        nargs="+",
+        choices=DTYPES,
+        default=None,
+        help="training: by autocast; default: float32, and bfloat16 where it is the faster one",
     )
     parser.add_argument("-no_deform", action="store_true", help="leave out the slow deform backend")
-    benchmark_flags.add(parser, "speed.json, the table speed.md and the chart speed.png")
+    benchmark_flags.add(parser, "speed_KIND.json, its table (.md) and its chart (.png)")
     return parser.parse_args()
 
 
@@ -144,6 +164,8 @@ def networks(
         nets["folded"] = fold_keys(nets["gather"])
         for name in [name for name in nets if name != "deform"]:
             nets[f"{name}, bn folded"] = fold_batch_norm(nets[name])
+    for name in ("plain", "gather"):
+        nets[f"{name}, contiguous"] = copy.deepcopy(nets[name])
     return {name: nets[name] for name in BASES if name in nets}
 
 
@@ -160,6 +182,30 @@ def training_step(net: nn.Module, images: torch.Tensor, labels: torch.Tensor, dt
     loss.backward()
 
 
+def reordered_bytes(net: nn.Module, call: Callable[[], object]) -> int:
+    """Bytes that the reorderings of ``net`` read and write during ``call``, gradients included."""
+    moved = 0
+
+    def count(tensor: torch.Tensor) -> None:
+        nonlocal moved
+        moved += 2 * tensor.nbytes
+
+    def hook(layer: Reorder, _, output: torch.Tensor) -> None:
+        if not layer.identity:
+            count(output)
+            if output.requires_grad:
+                output.register_hook(count)
+
+    layers = [layer for layer in net.modules() if isinstance(layer, Reorder)]
+    if not layers:
+        return 0
+    hooks = [layer.register_forward_hook(hook) for layer in layers]
+    call()
+    for handle in hooks:
+        handle.remove()
+    return moved
+
+
 def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> list[dict]:
     """Time all candidates of one configuration; one row each."""
     dtype = DTYPES[dtype_name]
@@ -173,13 +219,15 @@ def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> 
     if mode == "training" and batch == 1:
         check_batch_of_one(nets["plain"], (side, side))
     stored = dtype if mode == "inference" else torch.float32
-    images = torch.randn(batch, 3, side, side).to(device, stored, memory_format=torch.channels_last)
-    scrambled = scrambler(images)
+    images = torch.randn(batch, 3, side, side).to(device, stored)
     labels = torch.randint(10, (batch,), device=device)
     calls = {}
     for name, net in nets.items():
-        net = net.to(device, stored, memory_format=torch.channels_last)
-        x = images if name.startswith("plain") else scrambled
+        contiguous = name.endswith("contiguous")
+        memory_format = torch.contiguous_format if contiguous else torch.channels_last
+        net = net.to(device, stored, memory_format=memory_format)
+        x = images if name.startswith("plain") else scrambler(images)
+        x = x.contiguous(memory_format=memory_format)
         if mode == "inference":
             calls[name] = lambda net=net, x=x: inference(net, x)
         else:
@@ -195,8 +243,9 @@ def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> 
             "base": BASES[name],
             **asdict(timings[name]),
             "peak_bytes": peak_memory(calls[name], device),
+            "reordered_bytes": reordered_bytes(net, calls[name]),
         }
-        for name in nets
+        for name, net in nets.items()
     ]
 
 
@@ -209,7 +258,30 @@ def build_row(net: str, side: int, rounds: int) -> dict:
 
     timing = time_side_by_side({"build": build}, {"build": "build"}, rounds, torch.device("cpu"))
     row = {"mode": "build", "side": side, "batch": 0, "dtype": "float32", "candidate": "gather"}
-    return row | {"base": "gather", **asdict(timing["build"]), "peak_bytes": None}
+    return row | {
+        "base": "gather",
+        **asdict(timing["build"]),
+        "peak_bytes": None,
+        "reordered_bytes": 0,
+    }
+
+
+def dtypes(asked: list[str] | None, device: torch.device) -> list[str]:
+    """What was asked for; or float32, and bfloat16 where it is the faster one."""
+    if asked is not None:
+        return asked
+    slowdown = bfloat16_slowdown(device.type)
+    if slowdown < 1:
+        return list(DTYPES)
+    print(
+        f"bfloat16 takes {slowdown:.0f} times float32 here: left out", file=sys.stderr, flush=True
+    )
+    return ["float32"]
+
+
+def processor_kind(device: torch.device) -> str:
+    """What results are named after: ``avx2``, ``avx512`` and so on, or ``cuda``."""
+    return device.type if device.type == "cuda" else environment()["cpu_capability"].lower()
 
 
 def configurations(args) -> list[tuple[str, int, int, str]]:
@@ -228,18 +300,21 @@ def configurations(args) -> list[tuple[str, int, int, str]]:
 def markdown(rows: list[dict]) -> str:
     """The rows as a Markdown table."""
     headings = ["what", "network", "median, ms (quartiles)", "x base", "base", "peak MiB"]
+    headings.append("reordered MB")
     lines = []
     for row in rows:
         low, median, high = (f"{1e3 * row[k]:.1f}" for k in ("low", "median", "high"))
         peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}"
         times, ratio = f"{median} ({low}-{high})", f"{row['ratio']:.2f}"
-        lines.append((label(row), row["candidate"], times, ratio, row["base"], peak))
+        moved = f"{row['reordered_bytes'] / 1e6:.0f}"
+        lines.append((label(row), row["candidate"], times, ratio, row["base"], peak, moved))
     return markdown_table(headings, lines)
 
 
 def main() -> None:
     args = parse_args()
     device = benchmark_flags.set_up(args)
+    args.dtype = dtypes(args.dtype, device)
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(SEED)
     started = time.perf_counter()
@@ -250,15 +325,18 @@ def main() -> None:
     print(markdown(rows))
 
     if args.out_dir is not None:
-        record = {"rows": rows, "net": args.net, "memory_format": "channels_last"}
-        record |= {"device": device.type, "seconds": time.perf_counter() - started}
-        write_results(args.out_dir, "speed", record, markdown(rows))
+        kind = processor_kind(device)
+        record = {"rows": rows, "net": args.net, "kind": kind, "device": device.type}
+        record |= {"bfloat16_slowdown": bfloat16_slowdown(device.type)}
+        record |= {"held_back": {n: os.environ[n] for n in HOLDS_BACK if n in os.environ}}
+        record |= {"seconds": time.perf_counter() - started}
+        write_results(args.out_dir, f"speed_{kind}", record, markdown(rows))
         groups: dict[str, dict[str, float]] = {}
         for row in rows:
             if row["candidate"] != row["base"]:
                 groups.setdefault(label(row), {})[row["candidate"]] = row["ratio"]
         title = f"Keyed {args.net}: time relative to the ordinary network"
-        bar_chart(args.out_dir / "speed.png", title, groups)
+        bar_chart(args.out_dir / f"speed_{kind}.png", title, groups)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,22 @@
-"""The short tables of speed from what the benchmarks wrote.
+"""The short tables of speed from what the benchmarks wrote, for each kind of processor.
 
-One line for each configuration: the plain network's time, and those of the keyed ones relative to
-it. All rows, with their spread and peak memory, are in the table that ``speed.py`` writes. Beside
-it, what ``per_image.py`` measured.
+One line for each configuration and memory format: for each kind the plain network's time, and those
+of the keyed ones relative to it. All rows, with their spread and peak memory, are in the tables
+that ``speed.py`` writes. Beside it, what ``per_image.py`` measured.
 """
 
 from experiments.lib.tables import markdown_table
 
+KINDS = {"avx2": "AVX2", "avx512": "AVX-512", "cuda": "GPU"}  # as recorded -> heading
+ALWAYS = ("avx2", "avx512")  # shown as not measured where there is no record
 COLUMNS = {  # candidate -> heading; one that was not timed has no column
+    "plain": "plain, ms",
     "gather": "keyed",
     "triton": "keyed, `triton`",
-    "folded": "keyed, then folded",
-    "deform": "keyed, `deform`",
+    "folded": "folded",
+    "deform": "`deform`",
 }
+CONTIGUOUS = ", contiguous"
 
 
 def label(row: dict) -> str:
@@ -23,38 +27,83 @@ def label(row: dict) -> str:
     return f"{row['mode']}, {side}x{side}, batch {row['batch']}, {row['dtype']}"
 
 
-def speed_table(record: dict) -> str:
-    """The record of ``speed.py`` as a short Markdown table, with what it was measured on.
+def speed_table(*records: dict, contiguous: bool) -> str:
+    """The records of ``speed.py`` as a short Markdown table, with what they were measured on.
 
     Args:
-        record: the content of its JSON file. Ratios are medians over interleaved rounds; times are
-            in seconds there and in milliseconds here.
+        records: the contents of its JSON files, one for each kind of processor. Ratios are medians
+            over interleaved rounds; times are in seconds there and in milliseconds here.
+        contiguous: show the lines of the contiguous memory format, too.
 
     Raises:
-        KeyError: if it is not such a record.
+        KeyError: if one is not such a record.
+        ValueError: if there is none, or they are of different networks.
     """
-    timed = {row["candidate"] for row in record["rows"] if row["mode"] != "build"}
-    columns = [name for name in COLUMNS if name in timed]
-    headings = [f"{record['net']}, time", "plain, ms", *(f"{COLUMNS[c]}, x plain" for c in columns)]
-    lines = []
-    groups: dict[str, dict[str, dict]] = {}
+    if len({record["net"] for record in records}) != 1:
+        raise ValueError(f"expected records of one network, got {[r['net'] for r in records]}")
+    net = records[0]["net"]
+    of_kind = {record["kind"]: record for record in records}
+    kinds = list(dict.fromkeys([*ALWAYS, *of_kind]))
+    lines = {kind: _lines(of_kind[kind]) for kind in of_kind}
+    names = dict.fromkeys(name for kind in lines for name in lines[kind])
+    names = [name for name in names if contiguous or not name.endswith(CONTIGUOUS)]
+    columns = {
+        kind: [c for c in COLUMNS if any(c in row for row in lines.get(kind, {}).values())]
+        for kind in kinds
+    }
+    headings = [net]
+    for kind in kinds:
+        name = KINDS.get(kind, kind)
+        headings += [f"{name}: {COLUMNS[c]}" for c in columns[kind]] or [name]
+    rows = [
+        [name, *(cell for kind in kinds for cell in _cells(name, columns[kind], of_kind.get(kind)))]
+        for name in sorted(names, key=lambda name: not name.startswith("inference"))
+    ]
+    notes = ["Columns without a unit are times relative to the plain network of the same line.", ""]
+    notes += [_note(KINDS.get(kind, kind), record) for kind, record in of_kind.items()]
+    return "\n".join([markdown_table(headings, rows, left=1), *notes, ""])
+
+
+def _lines(record: dict) -> dict[str, dict[str, dict]]:
+    """Rows by line and column of the table: what is contiguous has a line of its own."""
+    lines: dict[str, dict[str, dict]] = {}
     for row in record["rows"]:
         if row["mode"] != "build":
-            groups.setdefault(label(row), {})[row["candidate"]] = row
-    for name, rows in groups.items():
-        ratios = [f"{rows[c]['ratio']:.2f}" if c in rows else "" for c in columns]
-        lines.append((name, f"{1e3 * rows['plain']['median']:.0f}", *ratios))
+            name = row["candidate"].removesuffix(CONTIGUOUS)
+            contiguous = CONTIGUOUS if name != row["candidate"] else ""
+            lines.setdefault(label(row) + contiguous, {})[name] = row
+    return lines
+
+
+def _cells(name: str, columns: list[str], record: dict | None) -> list[str]:
+    """The cells of one line for one kind of processor."""
+    if record is None:
+        return ["not measured"]
+    row = _lines(record).get(name)
+    if row is None:
+        emulated = "bfloat16" in name and record["bfloat16_slowdown"] >= 1
+        return ["emulated" if emulated else "not measured", *[""] * (len(columns) - 1)]
+    cells = []
+    for column in columns:
+        if column not in row:
+            cells.append("")
+        elif column == "plain":
+            cells.append(f"{1e3 * row[column]['median']:.0f}")
+        else:
+            cells.append(f"{row[column]['ratio']:.2f}")
+    return cells
+
+
+def _note(kind: str, record: dict) -> str:
+    """Where, how and with what a record was measured."""
     (build,) = (row for row in record["rows"] if row["mode"] == "build")
     where = record["environment"]
     processor = where["gpu"] if record["device"] == "cuda" else where["cpu"]
-    return "\n".join(
-        [
-            markdown_table(headings, lines, left=1),
-            f"Keying a plain {record['net']} takes {build['median']:.2f} s. Medians of up to "
-            f"{build['rounds']} rounds on {processor}, {where['threads']} threads, "
-            f"{record['memory_format']}, torch {where['torch']}.",
-            "",
-        ]
+    held = f" held to {kind}" if record["held_back"] else ""
+    return (
+        f"- {kind}: medians of up to {build['rounds']} rounds on {processor}{held}, threads: "
+        f"{where['threads']}, channels_last unless said, torch {where['torch']}. Keying a plain "
+        f"{record['net']} takes {build['median']:.2f} s."
     )
 
 

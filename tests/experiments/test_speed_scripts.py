@@ -64,10 +64,16 @@ def test_shortest_benchmarks(script, tmp_path, monkeypatch):
     words = ["-b", 1, "-train_b", 2, "-rounds", 1, "-dtype", "float32"]
     done = script(SPEED, *words, "-out_dir", "a")
     assert done.status == 0, done.err
-    rows = json.loads((tmp_path / "a/speed.json").read_text())["rows"]
+    (results,) = (tmp_path / "a").glob("speed_*.json")
+    record = json.loads(results.read_text())
+    rows, capability = record["rows"], record["environment"]["cpu_capability"]
+    assert record["kind"] == capability.lower() == results.stem.removeprefix("speed_")
     assert {row["candidate"] for row in rows} >= {"plain", "deform", "gather", "folded"}
-    assert (tmp_path / "a/speed.md").read_text().count("\n") == len(rows) + 2
-    assert (tmp_path / "a/speed.png").stat().st_size > 1000
+    moved = {r["candidate"]: r["reordered_bytes"] for r in rows if r["mode"] == "inference"}
+    assert moved["plain"] == moved["deform"] == 0 and moved["folded"] == 2 * 4 * 3 * 32 * 32
+    assert moved["gather"] == moved["gather, contiguous"] > 100 * moved["folded"]
+    assert results.with_suffix(".md").read_text().count("\n") == len(rows) + 2
+    assert results.with_suffix(".png").stat().st_size > 1000
     done = script(PIPELINE, "-rounds", 1, "-b", 4, "-out_dir", "p")
     assert done.status == 0, done.err
     rows = json.loads((tmp_path / "p/pipeline.json").read_text())["rows"]

@@ -55,6 +55,7 @@ def environment() -> dict:
         "numpy": np.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # of the instructions used
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,

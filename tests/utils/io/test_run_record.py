@@ -34,7 +34,16 @@ def test_local_folders_are_left_out():
 
 def test_environment_is_plain_values(tmp_path):
     record = environment()
-    assert {"python", "torch", "torchvision", "cpu", "cores", "gpu", "commit"} <= set(record)
+    assert {
+        "python",
+        "torch",
+        "torchvision",
+        "cpu",
+        "cpu_capability",
+        "cores",
+        "gpu",
+        "commit",
+    } <= set(record)
     assert all(value is None or type(value) in (str, int) for value in record.values())
     torch.save(record, tmp_path / "record.pt")
     assert torch.load(tmp_path / "record.pt", weights_only=True) == record
