@@ -5,6 +5,8 @@ of the keyed ones relative to it. All rows, with their spread and peak memory, a
 that ``speed.py`` writes. Beside it, what ``per_image.py`` measured.
 """
 
+import statistics
+
 from experiments.lib.tables import markdown_table
 
 KINDS = {"avx2": "AVX2", "avx512": "AVX-512", "cuda": "GPU"}  # as recorded -> heading
@@ -99,11 +101,12 @@ def _note(kind: str, record: dict) -> str:
     (build,) = (row for row in record["rows"] if row["mode"] == "build")
     where = record["environment"]
     processor = where["gpu"] if record["device"] == "cuda" else where["cpu"]
+    spread = statistics.median((r["high"] - r["low"]) / r["median"] for r in record["rows"])
     held = f" held to {kind}" if record["held_back"] else ""
     return (
-        f"- {kind}: medians of up to {build['rounds']} rounds on {processor}{held}, threads: "
-        f"{where['threads']}, channels_last unless said, torch {where['torch']}. Keying a plain "
-        f"{record['net']} takes {build['median']:.2f} s."
+        f"- {kind}: medians of up to {build['rounds']} rounds, whose middle half spans {spread:.0%} "
+        f"of the median, on {processor}{held}, threads: {where['threads']}, channels_last unless "
+        f"said, torch {where['torch']}. Keying a plain {record['net']} takes {build['median']:.2f} s."
     )
 
 

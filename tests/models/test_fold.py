@@ -52,11 +52,12 @@ def small_net() -> nn.Sequential:
 
 
 @functools.cache
-def vgg16() -> nn.Module:
-    return randomise(create_model("vgg16"))
+def vgg16(backend: str) -> tuple[ImageScrambler, nn.Module, nn.Module]:
+    scrambler, plain = ImageScrambler(32, seed=0), randomise(create_model("vgg16"))
+    return scrambler, plain, key_network(plain, scrambler, backend=backend)
 
 
-def keyed_pair(name: str, backend: str = "auto"):
+def keyed_pair(name: str, backend: str = "gather"):
     """A plain network, its keyed twin, and one batch of images and scrambled images for them.
 
     The tests change no VGG16, so one serves them all.
@@ -64,9 +65,9 @@ def keyed_pair(name: str, backend: str = "auto"):
     generator = torch.Generator().manual_seed(1)
     if name == "small":
         scrambler, plain = ImageScrambler((8, 12), seed=0), small_net()
+        keyed = key_network(plain, scrambler, backend=backend)
     else:
-        scrambler, plain = ImageScrambler(32, seed=0), vgg16()
-    keyed = key_network(plain, scrambler, backend=backend)
+        scrambler, plain, keyed = vgg16(backend)
     x = torch.randn(3, 3, *scrambler.image_size, generator=generator)
     return plain, keyed, x, scrambler(x)
 

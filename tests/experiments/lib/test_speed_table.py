@@ -7,6 +7,7 @@ from experiments.lib.speed_table import speed_table
 
 def row(mode, candidate, ratio, dtype="float32", median=0.25):
     figures = {"median": median, "ratio": ratio, "rounds": 11}
+    figures |= {"low": 0.9 * median, "high": 1.2 * median}
     return {"mode": mode, "side": 32, "batch": 64, "dtype": dtype, "candidate": candidate} | figures
 
 
@@ -54,7 +55,8 @@ def test_a_line_for_each_configuration_and_columns_for_each_kind():
         ["training, 32x32, batch 64, bfloat16", "emulated", "", "750", "", "", ""],
     ]
     assert "takes 0.09 s" in lines[-1] and "A CPU with avx2 held to AVX2, threads: 2" in lines[-1]
-    assert lines[-2].startswith("- AVX-512") and "held" not in lines[-2]
+    assert lines[-2].startswith("- AVX-512") and "half spans 30% of" in lines[-2]
+    assert "held" not in lines[-2]
     assert table.endswith("\n") and len(lines) == 11
     short = speed_table(NEW, OLD, contiguous=False).splitlines()
     assert short == [line for line in lines if ", contiguous" not in line]
