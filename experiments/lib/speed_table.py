@@ -99,14 +99,15 @@ def _cells(name: str, columns: list[str], record: dict | None) -> list[str]:
 def _note(kind: str, record: dict) -> str:
     """Where, how and with what a record was measured."""
     (build,) = (row for row in record["rows"] if row["mode"] == "build")
-    where = record["environment"]
+    net, where = record["net"], record["environment"]
     processor = where["gpu"] if record["device"] == "cuda" else where["cpu"]
     spread = statistics.median((r["high"] - r["low"]) / r["median"] for r in record["rows"])
     held = f" held to {kind}" if record["held_back"] else ""
     return (
-        f"- {kind}: medians of up to {build['rounds']} rounds, whose middle half spans {spread:.0%} "
-        f"of the median, on {processor}{held}, threads: {where['threads']}, channels_last unless "
-        f"said, torch {where['torch']}. Keying a plain {record['net']} takes {build['median']:.2f} s."
+        f"- {kind}: medians of up to {build['rounds']} rounds, whose middle half spans "
+        f"{spread:.0%} of the median, on {processor}{held}, threads: {where['threads']}, "
+        f"channels_last unless said, torch {where['torch']}. Keying a plain {net} takes "
+        f"{build['median']:.2f} s."
     )
 
 
