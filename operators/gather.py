@@ -9,8 +9,8 @@ A keyed layer needs at most two reorderings: restore the input, compute natively
 output. ``operators.offset.disjoint_tiles`` says for which layers one is enough.
 
 What that costs is memory traffic: each reordering reads a map and writes one, at random places.
-In channels_last a place holds all channels of a pixel, and a reordering takes one to two times as
-long as a plain copy; contiguous, every number is looked up by itself, at about a nanosecond.
+In channels_last a place holds all channels of a pixel, which are copied at once; in a contiguous
+map every number is looked up by itself, which takes longer where maps are large.
 """
 
 from importlib.util import find_spec
