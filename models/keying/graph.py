@@ -109,9 +109,12 @@ def export(net: nn.Module, image: Tensor, training: bool) -> tuple[fx.Graph, obj
     flat.training = net.training
     try:
         with mode(net, training), _quiet():
-            program = torch.export.export(
-                flat, (image,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False
-            )
+            try:
+                program = _program(flat, image, strict=False)
+            except Exception as error:
+                if "specialized" not in str(error):
+                    raise
+                program = _program(flat, image, strict=True)  # which understands len(x)
             if _writes_through_views(program.graph):
                 program = program.run_decompositions({})
     except Exception as error:  # whatever the network's code or the exporter raises
@@ -123,6 +126,10 @@ def export(net: nn.Module, image: Tensor, training: bool) -> tuple[fx.Graph, obj
     _restore_modules(graph, net)
     erase_unused(graph)
     return graph, flat.spec, constants
+
+
+def _program(net: nn.Module, image: Tensor, strict: bool) -> torch.export.ExportedProgram:
+    return torch.export.export(net, (image,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=strict)
 
 
 @contextmanager

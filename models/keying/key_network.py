@@ -22,9 +22,7 @@ from models.keying.graph import (
     KeyingError,
     Value,
     export,
-    flatten,
     skeleton,
-    unflatten,
 )
 from models.keying.layout import NATURAL, Layout, MapKey, Run, atoms, span
 from models.keying.network import Keyed, KeyedNetwork, Program
@@ -80,14 +78,21 @@ def key_network(
     work = copy.deepcopy(net)
     if hasattr(work, HELPERS):
         raise KeyingError(f"forward: a network with an attribute {HELPERS!r} cannot be keyed")
-    if in_channels is None:
-        in_channels = image_channels(work)
+    channels = (image_channels(work), 3) if in_channels is None else (in_channels,)
     like = next((p for p in work.parameters() if p.is_floating_point()), torch.empty(0))
-    shape = (2, in_channels, *scrambler.image_size)
-    image = torch.zeros(shape, dtype=like.dtype, device=like.device)
-    planner = Planner(skeleton(work), image, scrambler, backend, scramble_output, strict)
+    plain, first = skeleton(work), None
     work.add_module(HELPERS, nn.Module().train(net.training))
-    modes = {False: planner.key(work, training=False)}
+    for in_channels in dict.fromkeys(channels):  # the first convolution may come after a reshaping
+        shape = (2, in_channels, *scrambler.image_size)
+        image = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        planner = Planner(plain, image, scrambler, backend, scramble_output, strict)
+        try:
+            modes = {False: planner.key(work, training=False)}
+            break
+        except KeyingError as error:
+            first = first or error
+    else:
+        raise first
     keyed = KeyedNetwork(work, modes, scrambler.key.to(image.device), planner.rekey)
     if verify:
         compare(net, keyed, scrambler, in_channels)
@@ -115,7 +120,7 @@ def compare(
             found = evaluate(keyed, scrambler(images))
         except RuntimeError as error:
             raise KeyingError(f"forward: the keyed network fails: {error}") from error
-    keys = flatten(keyed._modes[False].output_keys)[0]
+    keys = keyed.modes[False].output_keys
     restored = [x if key is None else key.unscramble(x) for x, key in zip(found, keys, strict=True)]
     check_equal(expected, restored, precision)
 
@@ -169,7 +174,7 @@ class Planner:
         self.known = {name: key.value for name, key in plan.places.items()} | self.known
         plain, seen = Program.of(graph, spec), rows(plan)
         carry_out(plan, helpers)
-        return Keyed(Program.of(graph, spec), plain, unflatten(output_keys, spec), seen)
+        return Keyed(Program.of(graph, spec), plain, output_keys, seen)
 
 
 def draw(key: MapKey, stream: KeyStream) -> None:

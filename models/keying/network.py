@@ -86,13 +86,13 @@ class Keyed:
 
     Attributes:
         program: on scrambled images; ``plain`` is the same before it was keyed.
-        output_keys: in the structure of the output.
+        output_keys: for each leaf of the output.
         rows: of ``KeyedNetwork.report``.
     """
 
     program: Program
     plain: Program
-    output_keys: object
+    output_keys: list
     rows: list = field(default_factory=list)
 
 
@@ -106,6 +106,7 @@ class KeyedNetwork(nn.Module):
     Attributes:
         output_keys: in the structure of the output, an ``ImageScrambler`` whose ``backward``
             restores a map that is returned scrambled, and None for every other leaf.
+        modes: what it runs, by whether it trains; training is keyed when it first happens.
         image_key: the key of its input, a buffer that never enters a ``state_dict``.
     """
 
@@ -117,7 +118,7 @@ class KeyedNetwork(nn.Module):
         self._modules.update(net._modules)
         self.training = net.training
         self.register_buffer("image_key", image_key, persistent=False)
-        self._modes, self._rekey = modes, rekey
+        self.modes, self._rekey = modes, rekey
         self._functions = {name: keyed.program.function() for name, keyed in modes.items()}
 
     def __getstate__(self) -> dict:
@@ -125,15 +126,15 @@ class KeyedNetwork(nn.Module):
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
-        self._functions = {name: keyed.program.function() for name, keyed in self._modes.items()}
+        self._functions = {name: keyed.program.function() for name, keyed in self.modes.items()}
 
     @property
     def _now(self) -> Keyed:
-        return self._modes.get(self.training) or self._modes[False]
+        return self.modes.get(self.training) or self.modes[False]
 
     @property
     def output_keys(self) -> object:
-        return self._now.output_keys
+        return unflatten(self._now.output_keys, self._now.program.spec)
 
     def report(self) -> Report:
         """What became of each operator, and how much of the maps stays scrambled."""
@@ -150,10 +151,10 @@ class KeyedNetwork(nn.Module):
         return self._now.plain.graph(structured=True)
 
     def forward(self, x: Tensor) -> object:
-        if self.training and True not in self._modes:
+        if self.training and True not in self.modes:
             self._key_training()
         leaves = self._functions[self.training](self, x)
-        spec = self._modes[self.training].program.spec
+        spec = self.modes[self.training].program.spec
         if not isinstance(spec, tuple) and spec.is_leaf():
             return leaves[0]
         return unflatten(leaves, spec)
@@ -164,10 +165,10 @@ class KeyedNetwork(nn.Module):
         Raises:
             KeyingError: that cannot be keyed.
         """
-        if mode and True not in self._modes:
+        if mode and True not in self.modes:
             self._key_training()
         return super().train(mode)
 
     def _key_training(self) -> None:
-        self._modes[True] = self._rekey(self)
-        self._functions[True] = self._modes[True].program.function()
+        self.modes[True] = self._rekey(self)
+        self._functions[True] = self.modes[True].program.function()

@@ -155,7 +155,13 @@ def moved(
             if partner is not None and partner.outer == run.end:
                 runs[runs.index(partner)] = _joined(run, partner)
                 continue
-            if run.key.divide([high // low for _, low, high in covered]):
+            sizes = [high // low for _, low, high in covered]
+            if len(sizes) > 1:
+                if not run.key.divide(sizes):
+                    (new,) = plan.fresh_run(node, run.outer, run.key.positions, divisible=True)
+                    plan.rekey(node, x, run, new.key)
+                    new.key.divide(sizes)
+                    run = new
                 runs[:0] = run.whole()
                 continue
         whole = all(low == 1 and high == shape[axis] for axis, low, high in covered)
@@ -193,3 +199,10 @@ def pad(plan: Plan, node: fx.Node, x: fx.Node, widths: list, *_, **__) -> Layout
     touched = {rank - 1 - i // 2 for i, width in enumerate(widths) if width != 0}
     axes = list(range(rank))
     return relate(plan, node, [(x, axes)], axes, natural=touched)
+
+
+@rule(aten.unfold)
+def windows(plan: Plan, node: fx.Node, x: fx.Node, dim: int, *_, **__) -> Layout:
+    """``(..., A, ...)`` -> ``(..., windows, ..., size)``; each window in its order."""
+    axes = list(range(len(plan.shape(x))))
+    return relate(plan, node, [(x, axes)], [*axes, "window"], natural=[axes[dim]])
