@@ -35,6 +35,8 @@ class Reordering:
         run: the positions; its key says how many they are.
         index: ``out[p] = in[index[p]]``, asked for when all keys are drawn.
         shape: lengths that the operand is expanded to first, -1 for those that stay, or None.
+        optional: whether to leave it out where it changes nothing. All others are there whatever
+            the keys are, so that networks under different keys are built alike.
     """
 
     node: fx.Node
@@ -42,6 +44,7 @@ class Reordering:
     run: Run
     index: Callable[[], Tensor]
     shape: Shape | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,9 +159,15 @@ class Plan:
         """Bring an operand in natural order under a run's key before ``node``."""
         self.edits.append(Reordering(node, operand, run, lambda: run.key.value, shape))
 
-    def rekey(self, node: fx.Node, operand: fx.Node, run: Run, key: MapKey) -> None:
+    def rekey(
+        self, node: fx.Node, operand: fx.Node, run: Run, key: MapKey, optional: bool = False
+    ) -> None:
         """Bring a run of an operand under another key before ``node``."""
-        self.edits.append(Reordering(node, operand, run, lambda: invert(run.key.value)[key.value]))
+
+        def index() -> Tensor:
+            return invert(run.key.value)[key.value]
+
+        self.edits.append(Reordering(node, operand, run, index, optional=optional))
 
     def move(
         self, node: fx.Node, operand: fx.Node, run: Run, results: list[tuple[MapKey | None, Tensor]]

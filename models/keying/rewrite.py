@@ -70,7 +70,7 @@ def carry_out(plan: Plan, helpers: nn.Module) -> None:
 
 def _reorder(plan: Plan, helpers: nn.Module, edit: Reordering, seats: dict) -> None:
     index = edit.index()
-    if torch.equal(index, torch.arange(index.numel())):
+    if edit.optional and torch.equal(index, torch.arange(index.numel())):
         return
     node = edit.node
     module = _reordering(edit.operand or node, edit.run, index, edit.shape)

@@ -98,7 +98,8 @@ def replaced(plan: Plan, node: fx.Node, x: fx.Node, build) -> Layout:
     there = plan.module(node)
     if isinstance(there, KEYED):  # it was keyed for the other mode, and keeps its keys
         key = MapKey(0, positions, there.in_key.cpu())
-        plan.rekey(node, x, run or Run(MapKey(0, positions, torch.arange(positions)), outer), key)
+        run = run or Run(MapKey(0, positions, torch.arange(positions)), outer)
+        plan.rekey(node, x, run, key, optional=True)
         for made in fresh:
             made.key.give(there.out_key.cpu())
         return (*beside, *fresh)
