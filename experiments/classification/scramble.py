@@ -113,10 +113,10 @@ def keygen(path: Path) -> None:
 def files(source: Path, out: Path) -> list[tuple[Path, Path]]:
     """Pairs of picture and PNG file to write: one, or those of a folder and what is below it."""
     if not source.is_dir():
-        if out.suffix.lower() != ".png":
-            raise UserError(f"-out {out}: only PNG keeps every pixel; expected a name in .png")
         if not source.is_file():
             raise UserError(f"-in {source}: no such file or folder")
+        if out.suffix.lower() != ".png":
+            raise UserError(f"-out {out}: only PNG keeps every pixel; expected a name in .png")
         flags.writable_file(out, "-out")
         pairs = [(source, out)]
     else:

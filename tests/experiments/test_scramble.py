@@ -190,3 +190,10 @@ def test_per_image_keys_leave_the_accuracy_as_it_is(run, script, tree, weights, 
     assert script(*common, *keyed, "-key", "k").out == plain.out
     assert "needs -permute and -key" in refused(script(*common, *keyed))
     assert script(*common, *keyed, "-key", "k", "-wrong_key").status == 0
+
+
+def test_a_missing_source_is_named_before_the_kind_of_the_target(run, client, refused):
+    run("keygen", "-key", "k")
+    for action in ("scramble", "restore"):
+        line = refused(client(action, "-key", "k", "-in", "none", "-out", "folder"))
+        assert "-in none: no such file or folder" in line

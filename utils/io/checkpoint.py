@@ -20,6 +20,7 @@ reads it. Fields of format 2:
 
 import hashlib
 import pickle
+import re
 import sys
 import warnings
 import zipfile
@@ -124,10 +125,9 @@ def read(path: Path) -> dict:
     except IsADirectoryError as error:
         raise UserError(f"{path}: is a folder; expected a file of weights") from error
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: refused, it holds more than tensors and plain values, or is damaged"
-            f"{_instead(path)}"
-        ) from error
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        held = f"a {foreign[1]}" if foreign else "more than tensors and plain values, or is damaged"
+        raise UserError(f"{path}: refused, it holds {held}{_instead(path)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except RuntimeError as error:
@@ -207,6 +207,14 @@ def _check_tensors(found: dict, expected: dict[str, torch.Tensor], source: Path)
     for name, tensor in found.items():
         if not isinstance(tensor, torch.Tensor):
             raise UserError(f"{source}: {name!r} is not a tensor")
+        own = expected[name].dtype
+        plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+        if not plain or (tensor.is_complex(), tensor.is_floating_point()) != (
+            own.is_complex,
+            own.is_floating_point,
+        ):
+            kind = "meta" if tensor.is_meta else f"{tensor.layout} {tensor.dtype}"
+            raise UserError(f"{source}: {name!r} is {kind}; expected dense values such as {own}")
         if tensor.shape != expected[name].shape:
             raise UserError(
                 f"{source}: {name!r} has shape {tuple(tensor.shape)}; "

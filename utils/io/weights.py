@@ -17,12 +17,15 @@ COUNTER = "num_batches_tracked"  # of batch-norm; not in files of before 2018
 AVERAGE_COUNTER = "n_averaged"  # of torch's AveragedModel
 
 
-def unpack(held: dict) -> tuple[dict, list[str]]:
-    """The dictionary of weights among what a file holds, and remarks on what was passed over."""
+def unpack(held: dict, depth: int = 4) -> tuple[dict, list[str]]:
+    """The dictionary of weights among what a file holds, and remarks on what was passed over.
+
+    Containers in one another are opened ``depth`` times: a damaged file can hold itself.
+    """
     inner = [name for name in CONTAINERS + AVERAGES if isinstance(held.get(name), dict)]
-    if not inner:
+    if not inner or not depth:
         return held, []
-    weights, remarks = unpack(held[inner[0]])
+    weights, remarks = unpack(held[inner[0]], depth - 1)
     if inner[0] in CONTAINERS and inner[-1] in AVERAGES:
         remarks.append(f"holds {inner[0]!r} and their average {inner[-1]!r}; the former are taken")
     return weights, remarks

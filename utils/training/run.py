@@ -421,5 +421,5 @@ def _check_resumable(
         if found != wanted:
             raise UserError(
                 f"-resume {options.resume}: the run has {name} {found}, asked for is {wanted}; "
-                f"repeat the flags of its command: {record['command']}"
+                f"repeat the flags of its command: {record['command']} (paths are shortened there)"
             )

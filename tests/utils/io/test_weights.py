@@ -144,6 +144,27 @@ def test_what_does_not_fit_is_told_by_its_names(tmp_path, weights, message):
     assert torch.equal(net.conv1.weight, network().conv1.weight)
 
 
+def holding_itself():
+    held = {}
+    held["model"] = held
+    return held
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (W | {"conv1.weight": W["conv1.weight"].to_sparse()}, "'conv1.weight' is torch.sparse_coo"),
+        (W | {"conv1.weight": W["conv1.weight"].to("meta")}, "'conv1.weight' is meta"),
+        (W | {"conv1.weight": W["conv1.weight"].long()}, "is torch.strided torch.int64; expected"),
+        (W | {"conv1.weight": W["conv1.weight"].cfloat()}, "torch.complex64; expected dense"),
+        (holding_itself(), "'conv1.weight'"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(weights, message):
+    with pytest.raises(UserError, match=message):
+        checkpoint.load_weights(network(), weights, "a.pt")
+
+
 class Arbitrary:
     """A class of somebody's own."""
 
@@ -151,5 +172,5 @@ class Arbitrary:
 @pytest.mark.parametrize("beside", [Arbitrary(), np.ones(3), Namespace(x=Arbitrary())])
 def test_anything_else_is_still_refused(tmp_path, beside):
     torch.save({"state_dict": W, "beside": beside}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match="refused"):
+    with pytest.raises(UserError, match=r"a\.pt: refused, it holds a [\w.]+$"):
         checkpoint.read(tmp_path / "a.pt")
