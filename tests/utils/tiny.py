@@ -171,6 +171,11 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.processes[0].pid, number)
 
+    def wait_for_a_step(self) -> None:
+        """Until training takes a step, or has nothing left to do."""
+        while self.processes[0].is_alive() and not self.started.wait(0.05):
+            pass
+
     def wait(self) -> list[int]:
         """The exit statuses, negative for a signal that ended the process."""
         for process in self.processes:

@@ -41,7 +41,7 @@ def test_killed_at_random_moments_and_resumed(root):
     while kills < KILLS or run is not None:
         child = Child(options(root, select="validation", resume=run, save_every=1))
         if kills < KILLS:
-            child.started.wait(60)
+            child.wait_for_a_step()
             time.sleep(rng.uniform(0, 0.1))
             number = SIGNALS[kills % len(SIGNALS)]
             child.kill(number)
