@@ -270,13 +270,7 @@ def dtypes(asked: list[str] | None, device: torch.device) -> list[str]:
     """What was asked for; or float32, and bfloat16 where it is the faster one."""
     if asked is not None:
         return asked
-    slowdown = bfloat16_slowdown(device.type)
-    if slowdown < 1:
-        return list(DTYPES)
-    print(
-        f"bfloat16 takes {slowdown:.0f} times float32 here: left out", file=sys.stderr, flush=True
-    )
-    return ["float32"]
+    return list(DTYPES) if bfloat16_slowdown(device.type) < 1 else ["float32"]
 
 
 def processor_kind(device: torch.device) -> str:
@@ -323,6 +317,9 @@ def main() -> None:
         rows += measure(*configuration, args, device)
         print(f"{label(rows[-1])}: done", file=sys.stderr, flush=True)
     print(markdown(rows))
+    if "bfloat16" not in args.dtype:
+        slowdown = bfloat16_slowdown(device.type)
+        print(f"bfloat16, left out, takes {slowdown:.1f} times float32 here", file=sys.stderr)
 
     if args.out_dir is not None:
         kind = processor_kind(device)
