@@ -28,7 +28,7 @@ from experiments.lib.report import placement, psnr, ssim, unscramble, write
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS, ImageSet
-from utils.inference.evaluation import count_correct, logits_in_batches
+from utils.inference.evaluation import all_logits, count_correct
 from utils.inference.network import deploy, load
 
 PUBLIC_IMAGES = 5000
@@ -135,9 +135,7 @@ def _classifier(args):
 
     def accuracy(images: torch.Tensor, labels: torch.Tensor) -> float:
         data = ImageSet(images, labels, deployed.classes)
-        logits = torch.cat(
-            list(logits_in_batches(deployed.net, deployed.preprocess, data, 100, cpu))
-        )
+        logits = all_logits(deployed.net, deployed.preprocess, data, 100, cpu, quiet=True)
         return count_correct(logits, labels) / len(labels)
 
     return accuracy

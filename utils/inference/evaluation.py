@@ -1,7 +1,5 @@
 """Logits and accuracy of a network over a whole data set, every image counted exactly once."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import nn
 
@@ -9,38 +7,6 @@ from utils.data.datasets import ImageSet
 from utils.data.stream import ImageFiles
 from utils.runtime.device import autocast
 from utils.runtime.progress import ProgressBar
-
-
-def logits_in_batches(
-    net: nn.Module,
-    preprocess: nn.Module,
-    data: ImageSet | ImageFiles,
-    batch_size: int,
-    device: torch.device,
-    amp: bool = False,
-) -> Iterator[torch.Tensor]:
-    """Yield the float32 logits ``(n, num_classes)`` of consecutive batches, on the CPU.
-
-    The network is put into evaluation mode and back into the mode it was in.
-
-    Args:
-        net: maps ``(n, 3, H, W)`` to logits.
-        preprocess: maps uint8 images on ``device`` to the network's input.
-        data: the images, N of them; the last batch may be smaller.
-        batch_size: images a batch.
-        device: where the network is.
-        amp: run under bfloat16 autocast.
-    """
-    training = net.training
-    net.eval()
-    try:
-        for images in data.batches(torch.arange(len(data)).split(batch_size)):
-            # entered anew for each batch, so that neither mode leaks to the caller at a yield
-            with torch.inference_mode(), autocast(device, amp):
-                logits = net(preprocess(images.to(device))).float().cpu()
-            yield logits
-    finally:
-        net.train(training)
 
 
 def all_logits(
@@ -52,12 +18,32 @@ def all_logits(
     amp: bool = False,
     quiet: bool = False,
 ) -> torch.Tensor:
-    """The logits of the whole data set, ``(N, num_classes)``; shows progress unless ``quiet``."""
-    parts = []
-    with ProgressBar("test", len(data), quiet=quiet) as bar:
-        for logits in logits_in_batches(net, preprocess, data, batch_size, device, amp):
-            parts.append(logits)
-            bar.update(len(logits))
+    """The float32 logits of a whole data set, ``(N, num_classes)``, on the CPU.
+
+    The network is put into evaluation mode and back into the mode it was in.
+
+    Args:
+        net: maps ``(n, 3, H, W)`` to logits.
+        preprocess: maps uint8 images on ``device`` to the network's input.
+        data: the images, N of them; the last batch may be smaller.
+        batch_size: images a batch.
+        device: where the network is.
+        amp: run under bfloat16 autocast.
+        quiet: show no progress.
+    """
+    training, parts = net.training, []
+    net.eval()
+    try:
+        with (
+            torch.inference_mode(),
+            autocast(device, amp),
+            ProgressBar("test", len(data), quiet=quiet) as bar,
+        ):
+            for images in data.batches(torch.arange(len(data)).split(batch_size)):
+                parts.append(net(preprocess(images.to(device))).float().cpu())
+                bar.update(len(images))
+    finally:
+        net.train(training)
     return torch.cat(parts)
 
 
