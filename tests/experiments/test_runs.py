@@ -5,13 +5,13 @@ One training run of two steps serves all tests of this file.
 
 import json
 import re
-import resource
 
 import pytest
 import torch
 from running import ROOT, SCRIPTS, SEED, Result
 
 from operators import ImageScrambler
+from tests.utils.full_disk import room_for
 from utils.io import checkpoint
 from utils.io.pictures import read_image, to_tensor
 
@@ -178,14 +178,9 @@ def test_fine_tuning_starts_from_the_newest_run(script, trained, tree, tmp_path)
 
 
 def test_a_full_disk_while_saving(script, tree, tmp_path):
-    """The largest file that may be written stands for the free space."""
     files = ("-checkpoint_dir", tmp_path / "checkpoints", "-log_dir", tmp_path / "runs")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
-    try:
+    with room_for(1_000_000):
         full = script("train_cifar10.py", "-save_weights", "-data_dir", tree, *files, *TINY)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert full.status == 2
     (line,) = full.err.splitlines()
     assert line.startswith(f"error: {tmp_path}") and ".pt: cannot be written" in line

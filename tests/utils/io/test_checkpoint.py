@@ -2,13 +2,12 @@
 
 import pickle
 import random
-import resource
-from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import nn
 
+from tests.utils.full_disk import room_for
 from utils.io import checkpoint
 from utils.runtime.errors import UserError
 
@@ -120,17 +119,6 @@ def test_missing_files_and_folders_are_named(tmp_path):
     checkpoint.save(tmp_path / "a.pt", {"model": {}})
     with pytest.raises(UserError, match="has no 'net'"):
         checkpoint.read(tmp_path / "a.pt")
-
-
-@contextmanager
-def room_for(size):
-    """While entered, a file can grow to so many bytes, as on a disk that is nearly full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("room", [0, 1, 1000])
