@@ -1,7 +1,7 @@
 """The presets of training side by side: a row for each flag, a column for each preset."""
 
 from experiments.lib.tables import markdown_table
-from utils.cli.flags import READ_WHERE, RECIPE_FLAGS
+from utils.cli.flags.run import READ_WHERE, RECIPE_FLAGS
 from utils.training.recipe import PRESETS, Recipe
 
 

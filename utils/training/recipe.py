@@ -4,7 +4,7 @@
 ``fast`` was tuned for VGG16 in a few epochs on a CPU; ``preresnet-cpu`` is for PreResNet-110 in a
 night on two cores that do bfloat16 fast. ``vgg16-best``, ``preresnet110-best`` and ``vgg16-speed``
 are meant for a GPU and have not been run to their end yet. A preset is a starting
-point: each field can be replaced by its flag (``utils.cli.flags.RECIPE_FLAGS``).
+point: each field can be replaced by its flag (``utils.cli.flags.run.RECIPE_FLAGS``).
 """
 
 import math

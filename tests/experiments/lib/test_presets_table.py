@@ -1,7 +1,7 @@
 """The presets side by side."""
 
 from experiments.lib.presets_table import markdown
-from utils.cli.flags import RECIPE_FLAGS
+from utils.cli.flags.run import RECIPE_FLAGS
 
 
 def rows():

@@ -1,0 +1,58 @@
+"""The flags that say on what data a script runs."""
+
+from pathlib import Path
+
+from utils import cli
+from utils.cli.parser import Parser
+from utils.data.datasets import FOLDER, NAMES
+
+
+def add_data(parser: Parser, names: tuple[str, ...] = NAMES) -> None:
+    """Add ``-dataset``, one of ``names``, and ``-data_dir``."""
+    folder = ", folder is any tree of class folders" if FOLDER in names else ""
+    parser.add_argument(
+        "-dataset",
+        choices=names,
+        default="cifar10",
+        help=f"data set; shapes10 is built in{folder}",
+    )
+    parser.add_argument(
+        "-data_dir",
+        type=Path,
+        default=None,
+        help="folder of the data set: torchvision's files or <split>/<class>/<image>; "
+        "default: data/ in the repository, into which CIFAR is downloaded",
+    )
+
+
+def add_folder(parser: Parser) -> None:
+    """Add ``-image_size`` and ``-workers``, which ``-dataset folder`` takes."""
+    parser.add_argument(
+        "-image_size",
+        type=cli.side,
+        default=None,
+        help="of -dataset folder, which needs it: side in pixels to which images are cropped and "
+        "resized; default: none",
+    )
+    parser.add_argument(
+        "-workers",
+        type=cli.count,
+        default=None,
+        help="of -dataset folder: processes that decode images while training runs; default: "
+        "all images are kept in memory, or, where they take half of it, one for each core",
+    )
+
+
+def check_folder(parser: Parser, args) -> None:
+    """Refuse what ``-dataset folder`` lacks, and its flags with another data set."""
+    if args.dataset == FOLDER:
+        if args.image_size is None or args.data_dir is None:
+            parser.error("-dataset folder needs -data_dir DIR and -image_size N")
+    elif args.image_size is not None or args.workers is not None:
+        parser.error("-image_size and -workers need -dataset folder")
+
+
+def folder_image_size(args) -> tuple[int, int] | None:
+    """``-image_size`` as ``(H, W)``; None for a data set that has its own."""
+    side = getattr(args, "image_size", None)
+    return None if side is None else (side, side)
