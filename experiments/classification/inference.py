@@ -55,7 +55,7 @@ def parse_args():
     flags.check_per_image(parser, args)
     if args.permute and args.scrambled:
         parser.error("-permute scrambles a picture and -scrambled says that it is; give one")
-    flags.check_cipher(parser, args, args.permute or args.scrambled)
+    flags.check_cipher(parser, args, args.permute or args.scrambled, models.is_keyed(args.net))
     flags.check_key(parser, args, args.permute or args.scrambled)
     return args
 

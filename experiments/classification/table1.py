@@ -46,6 +46,7 @@ def parse_args():
         help="network, in its plain form",
     )
     flags.add_data(parser)
+    flags.add_cipher(parser)
     flags.add_key(parser)
     flags.add_backend(parser)
     flags.add_device(parser)
@@ -60,6 +61,7 @@ def parse_args():
     args = parser.parse_args()
     flags.check_backend(parser, args, keyed=True)
     flags.check_init(parser, args)
+    flags.check_cipher(parser, args, scrambled=True, keyed=True)
     return args
 
 
@@ -77,7 +79,7 @@ def main() -> None:
     spec = trained.spec
     image_size = spec.image_size
     key = flags.scrambler_from(args, image_size)
-    wrong = wrong_scrambler(image_size, args.seed)
+    wrong = wrong_scrambler(image_size, args.seed, key.cipher)
     load_split(args.dataset, "train", args.data_dir, spec)  # if missing, say so now
     test = load_split(args.dataset, "test", args.data_dir, spec)
 
@@ -102,12 +104,13 @@ def main() -> None:
     fine_tuned = _fine_tune(args, recipe, weights, key, device)
     results["fine-tuned on scrambled images"] = logits(deployed(args.net, key, fine_tuned))
 
-    comparable = (args.net, args.dataset) == ("vgg16", "cifar10")
+    comparable = (args.net, args.dataset, key.cipher) == ("vgg16", "cifar10", "pixels")
     rows = PUBLISHED if comparable else dict.fromkeys(PUBLISHED)
     table = {
         "command": public_command(),
         "net": args.net,
         "dataset": args.dataset,
+        "cipher": key.cipher,
         "key": key.fingerprint,
         "weights_sha256": checkpoint.digest(plain_net.net.state_dict()),
         "rows": [_row(name, published, results[name], test) for name, published in rows.items()],

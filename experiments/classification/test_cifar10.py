@@ -54,7 +54,7 @@ def parse_args():
     if args.wrong_key and not args.permute:
         parser.error("-wrong_key needs -permute")
     flags.check_per_image(parser, args)
-    flags.check_cipher(parser, args, args.permute)
+    flags.check_cipher(parser, args, args.permute, is_keyed(args.net))
     flags.check_key(parser, args, args.permute)
     return args
 

@@ -137,7 +137,7 @@ def parse_args():
     flags.check_backend(parser, args, models.is_keyed(args.net))
     flags.check_folder(parser, args)
     flags.check_per_image(parser, args)
-    flags.check_cipher(parser, args, args.permute)
+    flags.check_cipher(parser, args, args.permute, models.is_keyed(args.net))
     flags.check_key(parser, args, args.permute)
     return args
 

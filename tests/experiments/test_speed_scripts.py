@@ -3,7 +3,12 @@
 import json
 
 import pytest
+import torch
 from running import ROOT, SEED, files_below
+
+from operators import make_scrambler
+from utils.inference.exporting import run_exported
+from utils.inference.network import deploy, load
 
 EXPORT = "../keying/export.py"
 SPEED, PIPELINE = "../benchmark/speed.py", "../benchmark/pipeline.py"
@@ -26,6 +31,8 @@ BAD = [
     (EXPORT, ["-weights", "no.pt", "-out", "a.onnx"], "give -seed or -key"),
     (EXPORT, ["-net", "vgg16", "-seed", "1", "-out", "a.onnx"], "vgg16 has no key"),
     (EXPORT, ["-net", "vgg16", "-fold_keys", "-out", "a.onnx"], "vgg16 has no key"),
+    (EXPORT, ["-seed", "1", "-cipher", "le", "-out", "a.onnx"], "cannot take le pictures"),
+    (EXPORT, ["-net", "vgg16", "-cipher", "etc:4", "-out", "a.onnx"], "nothing is scrambled"),
     (EXPORT, ["-seed", "1", "-out", "a.txt"], "NAME.onnx or NAME.pt2, got a.txt"),
     (EXPORT, ["-seed", "1", "-out", "no/a.onnx"], "no/a.onnx"),
     (EXPORT, ["-seed", "1", "-out", "a.onnx", "-weights", "no.pt"], "no.pt"),
@@ -56,6 +63,24 @@ def test_exports_vgg16(suffix, flags, script, weights, tmp_path):
     assert done.status == 0, done.err
     assert "checked on 3 random images" in done.out and "contains the key" in done.out
     assert str(SEED) not in done.out and file.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cipher", "dtype"), [("blocks:8", "float32"), ("etc:4", "uint8")])
+def test_exports_a_cipher(cipher, dtype, script, weights, tmp_path):
+    file = tmp_path / "net.pt2"
+    words = ("-seed", SEED, "-cipher", cipher, "-weights", weights, "-out", file)
+    done = script(EXPORT, *words)
+    assert done.status == 0, done.err
+    assert f"(batch, 3, 32, 32) {dtype} " in done.out
+    images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
+    scrambler = make_scrambler(cipher, 32, SEED)
+    plain = deploy("vgg16", load(weights, "cifar10"), torch.device("cpu"), None, None)
+    arriving = scrambler(images) if dtype == "uint8" else scrambler(plain.preprocess(images))
+    with torch.no_grad():
+        expected = plain.net(plain.preprocess(images))
+    found = run_exported(file.read_bytes(), ".pt2", arriving)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

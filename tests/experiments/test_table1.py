@@ -53,6 +53,11 @@ def test_five_rows_from_one_set_of_weights(script, module, tree, weights, tmp_pa
         assert str(SEED) not in text
 
 
+def test_ciphers_that_a_keyed_network_cannot_take_are_refused(script, refused, weights, tmp_path):
+    words = ("-seed", SEED, "-cipher", "le", "-weights", weights, "-out_dir", tmp_path / "results")
+    assert "-net vgg16: a keyed network cannot take le" in refused(script("table1.py", *words))
+
+
 def test_published_numbers_stand_beside_what_they_are_about():
     rows = [{"name": "plain images", "published": None, "accuracy": 0.5, "images": 20}]
     table = {"net": "vgg16", "dataset": "shapes10", "rows": rows}

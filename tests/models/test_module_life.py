@@ -149,7 +149,7 @@ def test_onnx(name):
     plain, keyed = pair(name)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
-    file = export(keyed, SIZE, ".onnx")
+    file = export(keyed, images(), ".onnx")
     found = run_exported(file, ".onnx", SCRAMBLER(images()))
     torch.testing.assert_close(found, plain(images()), rtol=1e-3, atol=1e-4)
 

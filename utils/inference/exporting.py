@@ -16,18 +16,17 @@ from utils.runtime.errors import UserError
 FORMATS = {".onnx": "ONNX", ".pt2": "torch.export"}
 
 
-def export(net: nn.Module, image_size: tuple[int, int], kind: str) -> bytes:
+def export(net: nn.Module, images: torch.Tensor, kind: str) -> bytes:
     """The exported network as the bytes of a file.
 
     Args:
-        net: a network in evaluation mode that takes ``(N, 3, H, W)`` float32.
-        image_size: ``(H, W)``.
+        net: a network in evaluation mode.
+        images: what it takes, ``(N, 3, H, W)`` with N at least 2; the batch stays dynamic.
         kind: suffix of the file, one of ``FORMATS``.
 
     Raises:
         UserError: ONNX is asked for and its exporter is not installed.
     """
-    images = torch.zeros(2, 3, *image_size)
     dynamic = ({0: torch.export.Dim("batch")},)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about versions of operators that are not used

@@ -99,15 +99,16 @@ def cipher(text: str) -> str:
     return text
 
 
-def check_cipher(parser: Parser, args, scrambled: bool) -> None:
-    """Refuse ``-cipher`` where nothing is ``scrambled``, or where it does not go with the rest."""
+def check_cipher(parser: Parser, args, scrambled: bool, keyed: bool) -> None:
+    """Refuse ``-cipher`` where nothing is ``scrambled``, or that ``keyed`` layers cannot take."""
     if args.cipher is None:
         return
     if not scrambled:
         parser.error(f"-cipher {args.cipher}: nothing is scrambled; give -permute with it")
-    if args.per_image and parse_cipher(args.cipher)[0] not in ("pixels", "blocks"):
+    of_pixels = parse_cipher(args.cipher)[0] in ("pixels", "blocks")
+    if getattr(args, "per_image", False) and not of_pixels:
         parser.error(f"-per_image takes -cipher pixels or blocks:N, got {args.cipher}")
-    if models.is_keyed(args.net):
+    if keyed:
         try:
             check_pixels(args.cipher)
         except ValueError as error:
