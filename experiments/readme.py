@@ -162,6 +162,13 @@ def _ciphertext_only() -> str:
     return _part_of("ciphertext_only", lambda row: row["attacker knows"] == "nothing", columns)
 
 
+def _cipher_statistics() -> str:
+    record = _results("attacks/cipher_statistics/cipher_statistics.json")
+    script = "experiments/attacks/cipher_statistics.py"
+    command = pasteable(record["command"], script, out_dir=None)
+    return f"{report.markdown(record['rows'])}\n{shell(command)}"
+
+
 # page -> block -> what makes it
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
@@ -180,6 +187,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "commands": _attack_commands,
         "known_plaintext": _known_plaintext,
         "ciphertext_only": _ciphertext_only,
+        "cipher_statistics": _cipher_statistics,
     },
     "experiments/benchmark/README.md": {
         "speed": _speed,

@@ -11,6 +11,10 @@ from experiments.lib.results import write_results
 from experiments.lib.tables import markdown_table
 from utils.io.pictures import save_png
 
+# of the columns that hold no shares
+DIGITS = {"PSNR": 1, "seconds": 1, "SSIM": 3, "loss": 3, "chi-square": 0, "entropy": 2}
+DIGITS |= dict.fromkeys(("horizontal", "vertical", "diagonal"), 3)
+
 
 def placement(permutation: np.ndarray, positions: np.ndarray, width: int) -> dict[str, float]:
     """How near a permutation puts pixels to where they belong.
@@ -99,9 +103,7 @@ def _cell(column: str, value: object) -> str:
         return ""
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
-    if column in ("PSNR", "seconds"):
-        return f"{value:.1f}"
-    return f"{value:.3f}" if column in ("SSIM", "loss") else f"{value:.1%}"
+    return f"{value:.{DIGITS[column]}f}" if column in DIGITS else f"{value:.1%}"
 
 
 def figure(path: Path, columns: list[torch.Tensor], count: int = 6, scale: int = 3) -> None:

@@ -37,9 +37,9 @@ class Scheme:
     positions: Callable[[int], torch.Tensor]
 
 
-def nonces(count: int) -> list[bytes]:
-    """One nonce per image of a call, the same in every run."""
-    return [index.to_bytes(16, "little") for index in range(count)]
+def nonces(count: int, first: int = 0) -> list[bytes]:
+    """One nonce per image, its number from ``first`` on, the same in every run."""
+    return [index.to_bytes(16, "little") for index in range(first, first + count)]
 
 
 def _one_key(scrambler: ImageScrambler) -> Scheme:
