@@ -65,8 +65,10 @@ def test_exports_vgg16(suffix, flags, script, weights, tmp_path):
     assert str(SEED) not in done.out and file.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("cipher", "dtype"), [("blocks:8", "float32"), ("etc:4", "uint8")])
+SLOW = pytest.param("blocks:8", "float32", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("cipher", "dtype"), [("etc:4", "uint8"), SLOW])
 def test_exports_a_cipher(cipher, dtype, script, weights, tmp_path):
     file = tmp_path / "net.pt2"
     words = ("-seed", SEED, "-cipher", cipher, "-weights", weights, "-out", file)

@@ -92,9 +92,9 @@ def _difference(names: list[str], expected: list[str], optional: set[str]) -> st
     if not names:
         what = f"no tensor {missing[0]!r}, nor any other"
     elif shared:
-        what = f"{len(names)} names of the file begin with {shared!r}"
+        what = f"the names of the file begin with {shared!r}"
     else:
-        what = f"{len(names)} names of the file are {_some(names)}"
+        what = f"the names of the file are {_some(names)}"
     return f"{what}; the network has {_some(missing)}; {hint}"
 
 
