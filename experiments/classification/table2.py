@@ -36,8 +36,9 @@ from utils.io.run_record import environment, public_command, write_json
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.device import select_device
 from utils.runtime.errors import UserError
+from utils.training.options import RunOptions
 from utils.training.recipe import PRESETS, Recipe
-from utils.training.run import RunOptions, train
+from utils.training.run import train
 
 TIMED_IMAGES, ROUNDS = 500, 3
 

@@ -10,6 +10,7 @@ torchrun --nproc_per_node=4 train_cifar10.py -net "vgg16" -save_weights -gpu
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import conf
@@ -24,7 +25,10 @@ from utils.io import checkpoint
 from utils.runtime import distributed
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.errors import UserError
-from utils.training.run import SELECTIONS, train, train_seeds
+from utils.training.options import SELECTIONS
+from utils.training.run import train
+from utils.training.seeds import train_seeds
+from utils.training.task import Classification
 
 
 def parse_args():
@@ -163,10 +167,11 @@ def main() -> None:
             )
             run = run if given else replace(run, run_key=key)
             per_image = distributed.broadcast(lambda: flags.per_image_from(args, image_size))
+        go = partial(train, recipe=recipe, scrambler=scrambler, device=device, per_image=per_image)
         if args.seeds is None:
-            train(run, recipe, scrambler, device, per_image)
+            go(run)
         else:
-            train_seeds(args.seeds, run, recipe, scrambler, device, per_image)
+            train_seeds(args.seeds, run, Classification.score, go)
         if args.permute and distributed.is_main_process():
             flags.warn_of_few_keys(args, scrambler.image_size)
 

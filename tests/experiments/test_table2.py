@@ -15,7 +15,7 @@ from utils.training.recipe import PRESETS
 @pytest.fixture
 def table2(script, tree, tmp_path, monkeypatch):
     """``table2(*words)`` runs the script for one step of four images; it tests on four, too."""
-    run, whole = importlib.import_module("utils.training.run"), datasets.load_split
+    task, whole = importlib.import_module("utils.training.task"), datasets.load_split
 
     def few(name, split, *args):
         return whole(name, split, *args).subset(torch.arange(4))
@@ -24,8 +24,8 @@ def table2(script, tree, tmp_path, monkeypatch):
         data, spec = datasets.load_train(name, *args)
         return data.subset(torch.arange(4)), spec
 
-    monkeypatch.setattr(run, "load_train", load_train)
-    monkeypatch.setattr(run, "load_split", few)
+    monkeypatch.setattr(task, "load_train", load_train)
+    monkeypatch.setattr(task, "load_split", few)
     monkeypatch.setattr(datasets, "load_split", few)  # as the script imports it
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # batches of four are too small for more

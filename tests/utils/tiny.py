@@ -25,8 +25,9 @@ from models.stochastic_depth import ResidualBlock
 from operators import PerImageScrambler
 from utils import cli
 from utils.runtime import distributed
+from utils.training.options import RunOptions
 from utils.training.recipe import Recipe
-from utils.training.run import RunOptions, train
+from utils.training.run import train
 from utils.training.trainer import Trainer
 
 SIZE = 8

@@ -98,7 +98,7 @@ class RunFiles:
         chosen = [
             f", {name.replace('_', ' ')} {value:.2%}"
             for name, value in metrics.items()
-            if name.endswith("_accuracy")
+            if name.startswith(("validation_", "test_"))
         ]
         print(
             f"epoch {epoch}/{epochs}: loss {metrics['loss']:.4f}, "
@@ -108,17 +108,16 @@ class RunFiles:
             flush=True,
         )
 
-    def report_test(self, record: dict) -> None:
-        """Log and print how the run ended."""
+    def report_test(self, record: dict, score: str) -> None:
+        """Log and print how the run ended, by the score of this name."""
         if self._writer is None:
             return
+        value = record[f"test_{score}"]
         with self._logging():
-            self._writer.add_scalar("test/accuracy", record["test_accuracy"], len(record["epochs"]))
+            self._writer.add_scalar(f"test/{score}", value, len(record["epochs"]))
             self._writer.close()
         how = "; the epoch was chosen on these images" if record["select"] == "test" else ""
-        print(
-            f"Test accuracy: {record['test_accuracy']:.2%} ({record['images']['test']} images{how})"
-        )
+        print(f"Test {score}: {value:.2%} ({record['images']['test']} images{how})")
         if self.keep:
             print(f"weights: {self.folder / record['weights']}")
 

@@ -140,13 +140,13 @@ PRESETS = {
 }
 
 
-def from_saved(saved: dict) -> Recipe:
+def from_saved(saved: dict, kind: type[Recipe] = Recipe) -> Recipe:
     """The recipe that a checkpoint holds; what later versions added to recipes has its default."""
-    known = {f.name: saved[f.name] for f in fields(Recipe) if f.name in saved}
+    known = {f.name: saved[f.name] for f in fields(kind) if f.name in saved}
     if isinstance(known["amp"], bool):  # before there was "auto"
         known["amp"] = "on" if known["amp"] else "off"
     known["schedule"] = OLD_SCHEDULES.get(known["schedule"], known["schedule"])
-    return Recipe(**known)
+    return kind(**known)
 
 
 def lr_factor(recipe: Recipe, epoch: float) -> float:

@@ -1,9 +1,7 @@
-"""A whole training run, from named parts to trained weights and a record; or one for each seed."""
+"""A whole training run, from named parts to trained weights and a record."""
 
-import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime, timezone
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -11,75 +9,29 @@ from torch import nn
 
 import models
 from models.stochastic_depth import residual_blocks
-from operators import BlockCipher, ImageScrambler, PerImageScrambler, SecretKey
+from operators import BlockCipher, ImageScrambler, PerImageScrambler
 from utils.data.augment import Preprocess
-from utils.data.datasets import (
-    DatasetSpec,
-    ImageSet,
-    load_split,
-    load_train,
-    split_train_validation,
-)
+from utils.data.datasets import DatasetSpec, ImageSet
 from utils.data.stream import ImageFiles
 from utils.inference import network
 from utils.inference.network import per_image_scrambling
 from utils.io import checkpoint
 from utils.io.run_files import RunFiles, clear_strays, new_folder
-from utils.io.run_record import environment, public_command, write_json
+from utils.io.run_record import environment
 from utils.runtime import distributed
 from utils.runtime.device import amp_is_on
 from utils.runtime.errors import UserError
 from utils.runtime.stop import StopSignal, leave
 from utils.runtime.streams import derive_seed
 from utils.training.init import whitening_init
+from utils.training.options import RunOptions
 from utils.training.recipe import Recipe, from_saved
+from utils.training.record import new_record, results
+from utils.training.resuming import check_resumable
+from utils.training.task import Classification, Task
 from utils.training.trainer import Trainer
 
 INIT_PIXELS = 2000 * 32 * 32  # for statistics, in images from all over the training set
-SELECTIONS = ("last", "validation", "test")
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run trains, on what, and where its files go.
-
-    Attributes:
-        net: a name in the registry of networks.
-        dataset: one of ``datasets.NAMES``.
-        data_dir: where the data set is; None for the default.
-        permute: scramble the images.
-        train_seed: seed of initial weights, order, augmentation and dropout.
-        weights: start from these weights, or None.
-        resume: a checkpoint to continue from, or None.
-        select: ``last``: no selection; ``validation``: ``best.pt`` is the best epoch on the
-            validation split; ``test``: on the test images, as was published.
-        val_fraction: fraction of the training images in the validation split.
-        save: write checkpoints and the record; needed to select. A resumed run always does.
-        checkpoint_dir, log_dir: the roots of the files of all runs.
-        backend: how the layers of a keyed network compute.
-        image_size, workers: of the data set ``folder``, as for ``datasets.load_train``.
-        save_every: also save after so many steps of an epoch; 0 for at its end only.
-        run_key: the key of ``scrambler`` where the user holds no file of it, to be kept in the
-            folder of a new run; else None.
-    """
-
-    net: str
-    dataset: str
-    data_dir: Path | None
-    checkpoint_dir: Path
-    log_dir: Path
-    permute: bool = False
-    train_seed: int = 0
-    weights: Path | None = None
-    resume: Path | None = None
-    select: str = "last"
-    val_fraction: float = 0.1
-    save: bool = False
-    backend: str = "auto"
-    image_size: tuple[int, int] | None = None
-    workers: int | None = None
-    save_every: int = 0
-    run_key: SecretKey | None = None
 
 
 def train(
@@ -88,6 +40,7 @@ def train(
     scrambler: ImageScrambler | BlockCipher | None,
     device: torch.device,
     per_image: PerImageScrambler | None = None,
+    task: Task | None = None,
 ) -> dict:
     """Train a network and report on the test set, which is looked at once, at the end.
 
@@ -98,6 +51,7 @@ def train(
         device: on which device.
         per_image: with ``permute``, what scrambles each image under a key of its own, derived from
             that of ``scrambler``; None for the same key for all.
+        task: what the network learns; None for classification.
 
     Returns:
         The record of the run, as in ``run.json``.
@@ -108,19 +62,22 @@ def train(
     """
     if recipe.sync_bn and device.type != "cuda":
         raise UserError("-sync_bn works on GPUs only; add -gpu or leave it out")
+    task = task or Classification()
     permuting = scrambler if options.permute else None
     resumed = None
     if options.resume is not None:
         resumed = distributed.broadcast(lambda: checkpoint.read(options.resume))
-        _check_resumable(options, recipe, permuting, per_image, resumed)
+        check_resumable(options, recipe, permuting, per_image, resumed)
     asked = recipe.amp
     recipe = replace(recipe, amp=distributed.broadcast(lambda: _amp(recipe, resumed, device)))
-    data, validation, test, spec = distributed.local_main_process_first(lambda: _load(options))
+    splits = distributed.local_main_process_first(lambda: task.load(options))
+    data, validation, test, spec = splits
     torch.manual_seed(derive_seed("initial weights", options.train_seed))
     net = _network(options, spec, scrambler, device)
     _check_recipe(options, recipe, net, spec)
     if resumed is None:
-        record = _new_record(options, recipe, permuting, per_image, net, len(data), len(test))
+        images = {"train": len(data), "test": len(test)}
+        record = new_record(options, recipe, permuting, per_image, net, images)
     else:
         record = resumed["record"]
         if record["images"]["train"] != len(data):
@@ -139,7 +96,7 @@ def train(
     if options.run_key is not None and resumed is None:
         files.write_key(options.run_key)
     record["name"] = files.folder.name
-    files.log_pictures(_examples(data, permuting, per_image))
+    files.log_pictures(task.examples(data, permuting, per_image))
 
     scramble = permuting.to(device) if permuting is not None else None
     if per_image is not None:
@@ -151,7 +108,9 @@ def train(
         # a keyed layer computes on what its key restores
         seen = None if models.is_keyed(options.net) else scramble
         _init_by_whitening(net, data, spec, seen, device)
-    trainer = Trainer(net, recipe, data, preprocess, device, options.train_seed, options.save_every)
+    trainer = Trainer(
+        net, recipe, data, preprocess, device, options.train_seed, options.save_every, task
+    )
     if resumed is not None:
         trainer.load_state(resumed)
         p = trainer.progress
@@ -171,59 +130,16 @@ def train(
     if validation is not None:
         best = distributed.broadcast(lambda: checkpoint.read(files.folder / checkpoint.BEST))
         checkpoint.load_weights(trainer.best_net, best, files.folder / checkpoint.BEST)
-    correct = trainer.count_correct(test)
-    record |= {
-        "test_correct": correct,
-        "test_accuracy": correct / len(test),
-        "weights": checkpoint.LAST if validation is None else checkpoint.BEST,
-        "weights_sha256": checkpoint.digest(trainer.best_net.state_dict()),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
+    record |= results(trainer.evaluate(test), validation is not None, trainer.best_net)
     files.write_record(record)
-    files.report_test(record)
+    files.report_test(record, task.score)
     return record
-
-
-def train_seeds(
-    seeds: list[int],
-    options: RunOptions,
-    recipe: Recipe,
-    scrambler: ImageScrambler | BlockCipher | None,
-    device: torch.device,
-    per_image: PerImageScrambler | None = None,
-) -> dict:
-    """Train once with each seed, and report mean and standard deviation of the test accuracies.
-
-    Returns:
-        The summary, which ``seeds.json`` beside the runs holds too if they are saved.
-    """
-    records = [
-        train(replace(options, train_seed=seed), recipe, scrambler, device, per_image)
-        for seed in seeds
-    ]
-    accuracies = [record["test_accuracy"] for record in records]
-    summary = {
-        "seeds": seeds,
-        "runs": [record["name"] for record in records],
-        "test_accuracies": accuracies,
-        "mean": statistics.fmean(accuracies),
-        "standard_deviation": statistics.stdev(accuracies),
-        "select": options.select,
-    }
-    if distributed.is_main_process():
-        print(
-            f"Test accuracy over {len(seeds)} seeds: {summary['mean']:.2%} "
-            f"+- {summary['standard_deviation']:.2%} (mean, standard deviation)"
-        )
-        if options.save:
-            name = f"{summary['runs'][0]}.seeds.json"
-            write_json(options.checkpoint_dir / checkpoint.folder_name(options.net) / name, summary)
-    return summary
 
 
 def _run_epochs(trainer: Trainer, files: RunFiles, record: dict, validation, snapshot) -> None:
     """Train to the last epoch, saving after each; a signal ends the process after saving."""
-    chosen_by = f"{record['select']}_accuracy"
+    score = trainer.task.score
+    chosen_by = f"{record['select']}_{score}"
 
     def save() -> Path | None:
         return distributed.broadcast(lambda: files.save_last(snapshot()))
@@ -234,7 +150,7 @@ def _run_epochs(trainer: Trainer, files: RunFiles, record: dict, validation, sna
             metrics = trainer.train_epoch(stop, save)
             record["epochs"] = trainer.history
             if validation is not None:
-                metrics[chosen_by] = trainer.count_correct(validation) / len(validation)
+                metrics[chosen_by] = trainer.evaluate(validation)[score]
                 # before last.pt: if a kill comes between, the epoch is done again and this too
                 if metrics[chosen_by] == max(m[chosen_by] for m in trainer.history):
                     distributed.broadcast(lambda: files.save_best(snapshot()))
@@ -250,19 +166,8 @@ def _amp(recipe: Recipe, resumed: dict | None, device: torch.device) -> str:
     if recipe.amp != "auto":
         return recipe.amp
     if resumed is not None:
-        return from_saved(resumed["recipe"]).amp
+        return from_saved(resumed["recipe"], type(recipe)).amp
     return "on" if amp_is_on("auto", device) else "off"
-
-
-def _load(options: RunOptions):
-    """The images to train, to choose by (or None) and to test on, and what they are."""
-    where = (options.data_dir, options.image_size, options.workers)
-    data, spec = load_train(options.dataset, *where)
-    test = load_split(options.dataset, "test", options.data_dir, spec, options.workers)
-    validation = test if options.select == "test" else None
-    if options.select == "validation":
-        data, validation = split_train_validation(data, options.val_fraction, options.train_seed)
-    return data, validation, test, spec
 
 
 def _network(
@@ -317,25 +222,6 @@ def _init_by_whitening(
     whitening_init(net, Preprocess(spec.mean, spec.std, scramble).to(device)(images.to(device)))
 
 
-def _examples(
-    data: ImageSet | ImageFiles,
-    permuting: ImageScrambler | BlockCipher | None,
-    per_image: PerImageScrambler | None,
-) -> list[torch.Tensor]:
-    """Some images, and where they are scrambled, their scrambled and their restored forms."""
-    images = next(iter(data.batches([torch.arange(min(8, len(data)))])))
-    if permuting is None:
-        return [images]
-    if per_image is None:
-        scrambled = permuting(images)
-        if isinstance(permuting, BlockCipher) and not permuting.lossless:
-            return [images, scrambled]
-        return [images, scrambled, permuting.unscramble(scrambled)]
-    nonces = per_image.nonces_for(images)
-    scrambled = per_image.scramble(images, nonces)
-    return [images, scrambled, per_image.unscramble(scrambled, nonces)]
-
-
 def _open_files(options: RunOptions) -> RunFiles:
     name = checkpoint.folder_name(options.net)
     if options.resume is not None:
@@ -348,78 +234,3 @@ def _open_files(options: RunOptions) -> RunFiles:
     clear_strays(folder)
     keep = options.save or options.resume is not None
     return RunFiles(folder, options.log_dir / name / folder.name, keep)
-
-
-def _new_record(
-    options: RunOptions,
-    recipe: Recipe,
-    permuting: ImageScrambler | BlockCipher | None,
-    per_image: PerImageScrambler | None,
-    net: nn.Module,
-    train_images: int,
-    test_images: int,
-) -> dict:
-    return {
-        "command": public_command(),
-        "net": options.net,
-        "dataset": options.dataset,
-        "permute": options.permute,
-        "per_image": per_image is not None,
-        "cipher": None if permuting is None else permuting.cipher,
-        "key": None if permuting is None else permuting.fingerprint,
-        "train_seed": options.train_seed,
-        "recipe": asdict(recipe),
-        "select": options.select,
-        "val_fraction": options.val_fraction if options.select == "validation" else None,
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "images": {"train": train_images, "test": test_images},
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "epochs": [],
-        "resumed": [],
-        **environment(),
-    }
-
-
-def _check_resumable(
-    options: RunOptions,
-    recipe: Recipe,
-    permuting: ImageScrambler | BlockCipher | None,
-    per_image: PerImageScrambler | None,
-    state: dict,
-) -> None:
-    if "format" not in state:
-        raise UserError(f"-resume {options.resume}: bare weights; expected a checkpoint of a run")
-    if state["format"] != checkpoint.FORMAT:
-        raise UserError(
-            f"-resume {options.resume}: checkpoint format {state['format']}, whose random streams "
-            f"are no longer drawn; format {checkpoint.FORMAT} can be resumed. -load_weights starts "
-            "from its weights"
-        )
-    record = state["record"]
-    found_recipe = from_saved(state["recipe"])
-    pairs = {
-        "-net": (state["net"], options.net),
-        "-dataset": (state["data"]["name"], options.dataset),
-        "-permute": (record["permute"], options.permute),
-        "-per_image": (record.get("per_image", False), per_image is not None),
-        "-cipher": (
-            network.cipher_of_run(record),
-            None if permuting is None else permuting.cipher,
-        ),
-        "key": (state["key"], None if permuting is None else permuting.fingerprint),
-        "-train_seed": (state["train_seed"], options.train_seed),
-        "-select": (record["select"], options.select),
-        "-image_size": (state["data"]["image_size"], options.image_size),
-    }
-    if options.image_size is None:
-        del pairs["-image_size"]
-    if record.get("val_fraction") is not None:
-        pairs["-val_fraction"] = (record["val_fraction"], options.val_fraction)
-    for name in sorted(f.name for f in fields(Recipe) if f.name != "amp"):  # the machine's, not its
-        pairs[f"recipe {name}"] = (getattr(found_recipe, name), getattr(recipe, name))
-    for name, (found, wanted) in pairs.items():
-        if found != wanted:
-            raise UserError(
-                f"-resume {options.resume}: the run has {name} {found}, asked for is {wanted}; "
-                f"repeat the flags of its command: {record['command']} (paths are shortened there)"
-            )

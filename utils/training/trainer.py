@@ -19,14 +19,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.stochastic_depth import random_depth
-from utils.data.augment import EpochPlan, Preprocess, augment, plan_epoch, shrink
+from utils.data.augment import EpochPlan, Preprocess, plan_epoch, shrink
 from utils.data.datasets import ImageSet
 from utils.data.stream import ImageFiles
-from utils.inference.evaluation import all_logits, count_correct
 from utils.runtime import distributed
 from utils.runtime.device import amp_is_on, autocast
 from utils.runtime.errors import UserError
@@ -35,9 +33,9 @@ from utils.runtime.stop import StopSignal, leave
 from utils.runtime.streams import derive_seed, generator
 from utils.training.optim import Optimizer
 from utils.training.recipe import Recipe, lr_factor, side_of_epoch
+from utils.training.task import Classification, Task
 
 CHECK_EVERY = 20  # steps between looks at the loss, each of which waits for the device
-TEST_BATCH = 500  # images
 
 
 def _average_floats(decay: float) -> Callable[[list, list, torch.Tensor], None]:
@@ -64,7 +62,7 @@ class Progress:
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    correct: int = 0
+    correct: float = 0  # images, or parts of them
     images: int = 0
     seconds: float = 0.0
 
@@ -93,6 +91,7 @@ class Trainer:
         device: where to train.
         seed: of order, augmentation and dropout.
         save_every: steps after which an epoch is saved in its midst; 0 for never.
+        task: what the labels are, how they are learned and what is counted.
     """
 
     def __init__(
@@ -104,11 +103,13 @@ class Trainer:
         device: torch.device,
         seed: int,
         save_every: int = 0,
+        task: Task | None = None,
     ) -> None:
         memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         net = net.to(memory_format=memory_format)
         self.net = nn.SyncBatchNorm.convert_sync_batchnorm(net) if recipe.sync_bn else net
         self.recipe, self.seed, self.device, self.save_every = recipe, seed, device, save_every
+        self.task = task or Classification()
         self.data, self.labels = data.to(device), data.labels.to(device)
         self.preprocess = preprocess
         self.amp = amp_is_on(recipe.amp, device)
@@ -230,14 +231,13 @@ class Trainer:
             lr_factor(self.recipe, p.epoch + p.step / self.steps_per_epoch)
         )
         labels = self.labels[plan.order.to(self.device)]
-        inputs = self.preprocess(augment(images.to(self.device), plan, self.recipe))
+        images, labels = self.task.augment(images.to(self.device), labels, plan, self.recipe)
+        inputs = self.preprocess(images)
         if (side := side_of_epoch(self.recipe, p.epoch)) is not None:
             inputs = shrink(inputs, side)
         with autocast(self.device, self.amp), self._depth():
             logits = self.forward(inputs).float()
-        loss_sum = shard.weight * F.cross_entropy(
-            logits, labels, label_smoothing=self.recipe.label_smoothing, reduction="sum"
-        )
+        loss_sum = shard.weight * self.task.loss_sum(logits, labels, self.recipe)
         if (take_penalty := getattr(self.net, "take_penalty", None)) is not None:
             loss_sum = loss_sum + shard.weight * len(labels) * take_penalty()
         self.optimizer.zero_grad()
@@ -248,7 +248,7 @@ class Trainer:
         self.optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.net)
-        correct = shard.weight * (logits.detach().argmax(1) == labels).sum()
+        correct = shard.weight * self.task.right(logits.detach(), labels)
         return torch.stack([loss_sum.detach().double(), correct.double()])
 
     def _depth(self) -> AbstractContextManager:
@@ -262,8 +262,8 @@ class Trainer:
     def _take_stock(self, sums: torch.Tensor, started: float) -> None:
         """Bring ``progress`` up to date, over all processes, and stop if training has diverged."""
         p = self.progress
-        p.loss_sum, correct = distributed.all_reduce(*sums.tolist())
-        p.correct, p.seconds = int(correct), time.perf_counter() - started
+        p.loss_sum, p.correct = distributed.all_reduce(*sums.tolist())
+        p.seconds = time.perf_counter() - started
         norm = float(nn.utils.get_total_norm(self.optimizer.parameters))
         if not (math.isfinite(p.loss_sum) and math.isfinite(norm)):
             muon = f", -muon_lr {self.recipe.muon_lr:g}" if self.recipe.optimizer == "muon" else ""
@@ -273,23 +273,14 @@ class Trainer:
                 f"-lr is {self.recipe.lr:g}{muon}"
             )
 
-    def count_correct(self, data: ImageSet | ImageFiles) -> int:
-        """How many of ``data`` the network to evaluate classifies correctly.
+    def evaluate(self, data: ImageSet | ImageFiles) -> dict[str, object]:
+        """The scores of the network to evaluate on ``data``.
 
         Each process looks at its shard of the images, every image once.
         """
         distributed.broadcast_buffers(self.best_net)
         mine = data.subset(torch.arange(len(data))[distributed.rank() :: distributed.world_size()])
-        correct = 0
-        if len(mine):
-            logits = all_logits(
-                self.best_net,
-                self.preprocess,
-                mine,
-                TEST_BATCH,
-                self.device,
-                self.amp,
-                quiet=not distributed.is_main_process(),
-            )
-            correct = count_correct(logits, mine.labels)
-        return int(distributed.all_reduce(correct)[0])
+        quiet = not distributed.is_main_process()
+        tally = self.task.tally(self.best_net, self.preprocess, mine, self.device, self.amp, quiet)
+        sums = distributed.all_reduce(*tally.flatten().tolist())
+        return self.task.scores(torch.tensor(sums).long().reshape(tally.shape), len(data))

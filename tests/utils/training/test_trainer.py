@@ -28,7 +28,8 @@ from utils.inference import network
 from utils.runtime.errors import UserError
 from utils.runtime.stop import StopSignal
 from utils.training.recipe import lr_factor
-from utils.training.run import train, train_seeds
+from utils.training.run import train
+from utils.training.seeds import train_seeds
 from utils.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -145,7 +146,7 @@ def test_every_image_is_counted_once():
         int(ours.net(Preprocess(*STATISTICS)(image[None])).argmax()) == label
         for image, label in zip(data.images, data.labels, strict=True)
     )
-    assert ours.count_correct(data) == right
+    assert ours.evaluate(data)["correct"] == right
 
 
 def test_every_epoch_has_the_images_of_its_part_of_the_run():
@@ -156,7 +157,7 @@ def test_every_epoch_has_the_images_of_its_part_of_the_run():
             ours.train_epoch(stop, save=lambda: None)
     sides = [4] * 3 + [8] * 6  # 21 images in batches of 8: 3 steps an epoch
     assert seen == [(n, 3, side, side) for side, n in zip(sides, (8, 8, 5) * 3, strict=True)]
-    ours.count_correct(images())
+    ours.evaluate(images())
     assert seen[-1] == (21, 3, 8, 8)
 
 
@@ -170,7 +171,7 @@ def test_steps_skip_different_blocks():
         for _ in range(3):
             ours.train_epoch(stop, save=lambda: None)
     assert len(ran) == 9 and len({frozenset(step) for step in ran}) > 3
-    ours.count_correct(images())
+    ours.evaluate(images())
     assert ran[-1] == {0, 1, 2, 3}
 
 
@@ -193,7 +194,8 @@ def root(tmp_path, monkeypatch):
 
 def test_several_seeds(root, capsys):
     recipe = replace(RECIPE, epochs=1)
-    summary = train_seeds([3, 4], options(root), recipe, None, CPU)
+    go = partial(train, recipe=recipe, scrambler=None, device=CPU)
+    summary = train_seeds([3, 4], options(root), "accuracy", go)
     accuracies = summary["test_accuracies"]
     assert summary["mean"] == statistics.fmean(accuracies)
     assert summary["standard_deviation"] == statistics.stdev(accuracies)

@@ -10,6 +10,7 @@ from utils.cli.parser import Parser
 from utils.data.augment import FLIPS
 from utils.runtime.device import AMP
 from utils.runtime.errors import UserError
+from utils.training.options import RunOptions
 from utils.training.recipe import (
     INITS,
     OLD_SCHEDULES,
@@ -18,7 +19,6 @@ from utils.training.recipe import (
     SCHEDULES,
     Recipe,
 )
-from utils.training.run import RunOptions
 
 AMP_HELP = "bfloat16 autocast; auto: where a short trial finds bfloat16 faster than float32"
 PRESETS_PAGE = "experiments/classification/README.md"
