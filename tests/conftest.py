@@ -1,4 +1,4 @@
-"""What all tests share: the real CIFAR-10, quiet threads and repeatable random examples."""
+"""What all tests share: the real CIFAR-10 and CamVid, repeatable random examples."""
 
 import os
 from pathlib import Path
@@ -20,4 +20,13 @@ def cifar10_dir() -> Path:
     root = Path(os.environ.get("PRIVDL_DATA") or ROOT / "data")
     if not any((root / name).is_dir() for name in ("test", "cifar-10-batches-py", "cifar10")):
         pytest.skip(f"NO CIFAR-10 in {root}: set PRIVDL_DATA to a folder that holds it")
+    return root
+
+
+@pytest.fixture(scope="session")
+def camvid_dir() -> Path:
+    """The folder of CamVid: ``$PRIVDL_CAMVID`` or ``data/camvid``; without it the test skips."""
+    root = Path(os.environ.get("PRIVDL_CAMVID") or ROOT / "data" / "camvid")
+    if not (root / "test" / "masks").is_dir():
+        pytest.skip(f"NO CamVid in {root}: set PRIVDL_CAMVID to a folder that holds it")
     return root

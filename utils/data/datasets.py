@@ -7,13 +7,14 @@ The normalisation constants of the CIFAR sets are those of the published code.
 
 import contextlib
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets import CIFAR10, CIFAR100, VisionDataset
 
 from utils.data.folder import list_tree, load_tree
 from utils.data.shapes import IMAGE_SIZE, SHAPES10_CLASSES, shapes10
@@ -101,9 +102,14 @@ class ImageSet:
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same with the images on ``device``, where they take less than half of its memory."""
-        if device.type == "cuda" and self.images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
-            return self
-        return replace(self, images=self.images.to(device))
+        return replace(self, images=to_device(self.images, device))
+
+
+def to_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Images on ``device``, or where they are if they take half of its free memory or more."""
+    if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+        return images
+    return images.to(device)
 
 
 def load_train(
@@ -159,7 +165,7 @@ def load_split(
         if data_dir is not None:
             raise UserError(f"-data_dir {data_dir}: shapes10 is built in; leave -data_dir out")
         return ImageSet(*shapes10(split), SHAPES10_CLASSES)
-    for folder in _places(name, data_dir):
+    for folder in places(name, data_dir):
         if (folder / _TORCHVISION[name].base_folder).is_dir():
             return _from_torchvision(name, split, folder, download=False)
         if (folder / split).is_dir():
@@ -203,9 +209,16 @@ def statistics(data: ImageSet | ImageFiles) -> tuple[tuple[float, ...], tuple[fl
     Of all images, or of ``STATISTICS_SAMPLE`` evenly spaced ones where there are more.
     """
     count = min(len(data), STATISTICS_SAMPLE)
-    places = torch.arange(count) * len(data) // count
+    chosen = torch.arange(count) * len(data) // count
+    return channel_statistics(data.batches(chosen.split(100)))
+
+
+def channel_statistics(
+    batches: Iterable[torch.Tensor],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, of 1, of images uint8 ``(n, 3, H, W)``."""
     sums, squares, pixels = torch.zeros(3).double(), torch.zeros(3).double(), 0
-    for images in data.batches(places.split(100)):
+    for images in batches:
         values = images.double() / 255
         sums += values.sum((0, 2, 3))
         squares += values.square().sum((0, 2, 3))
@@ -215,7 +228,12 @@ def statistics(data: ImageSet | ImageFiles) -> tuple[tuple[float, ...], tuple[fl
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def _places(name: str, data_dir: Path | None) -> tuple[Path, ...]:
+def places(name: str, data_dir: Path | None) -> tuple[Path, ...]:
+    """Where a data set may lie: ``data_dir``, or ``data/``, or a folder of its name in it.
+
+    Raises:
+        UserError: if there is no folder ``data_dir``.
+    """
     root = DEFAULT_DATA_DIR if data_dir is None else data_dir
     if data_dir is not None and not root.is_dir():
         what = "is not a folder" if root.exists() else "no such folder"
@@ -224,11 +242,29 @@ def _places(name: str, data_dir: Path | None) -> tuple[Path, ...]:
 
 
 def _from_torchvision(name: str, split: str, root: Path, download: bool) -> ImageSet:
+    make = partial(_TORCHVISION[name], root, train=split == "train", download=download)
+    files = open_files(name, make, root, download, "shapes10")
+    images = torch.from_numpy(np.ascontiguousarray(files.data.transpose(0, 3, 1, 2)))
+    return ImageSet(images, torch.tensor(files.targets), tuple(files.classes))
+
+
+def open_files(
+    name: str, make: Callable[[], VisionDataset], root: Path, download: bool, built_in: str
+) -> VisionDataset:
+    """What ``make`` returns, torchvision's data set ``name`` in the folder ``root``.
+
+    Args:
+        download: whether ``make`` downloads.
+        built_in: the data set to recommend where that fails.
+
+    Raises:
+        UserError: if it cannot be read or downloaded.
+    """
     made = download and not root.exists()
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        files = _TORCHVISION[name](root, train=split == "train", download=download)
+        return make()
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         if made:
             with contextlib.suppress(OSError):  # torchvision makes it before it downloads anything
@@ -236,12 +272,10 @@ def _from_torchvision(name: str, split: str, root: Path, download: bool) -> Imag
         reason = "cannot be downloaded" if download else f"cannot be read from {root}"
         raise UserError(
             f"{name} {reason} ({error}); give a folder that holds it with -data_dir, "
-            "or use the built-in -dataset shapes10"
+            f"or use the built-in -dataset {built_in}"
         ) from error
     finally:
         socket.setdefaulttimeout(patience)
-    images = torch.from_numpy(np.ascontiguousarray(files.data.transpose(0, 3, 1, 2)))
-    return ImageSet(images, torch.tensor(files.targets), tuple(files.classes))
 
 
 def split_train_validation(

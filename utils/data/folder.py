@@ -53,7 +53,7 @@ def list_tree(root: Path, classes: tuple[str, ...] | int | None = None) -> Tree:
     try:
         names = tuple(sorted(p.name for p in root.iterdir() if p.is_dir() and _is_shown(p)))
         _check_classes(root, names, classes)
-        files = [sorted(p for p in (root / n).iterdir() if _is_image(p)) for n in names]
+        files = [sorted(p for p in (root / n).iterdir() if is_image(p)) for n in names]
     except OSError as error:
         raise UserError(f"{error.filename or root}: cannot be read ({error.strerror})") from error
     for name, members in zip(names, files, strict=True):
@@ -114,7 +114,8 @@ def _is_shown(path: Path) -> bool:
     return not path.name.startswith(".")
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image, and not hidden."""
     return path.suffix.lower() in SUFFIXES and _is_shown(path)
 
 

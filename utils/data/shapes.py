@@ -4,6 +4,7 @@ For machines that cannot have CIFAR-10, and for demo and tests: each 32x32 pictu
 a background. Only the form tells the class. Foreground area, colours, place, angle, aspect
 and noise are drawn from the same distributions for every class, so that a bag of pixels (which is
 all that is left of a scrambled picture for whoever lacks the key) says next to nothing.
+shapes_seg has two of these forms on a wider canvas, with a label for every pixel.
 
 Forms are implicit functions, negative inside and growing by one per unit of length, evaluated for
 all pictures of a class at once: https://iquilezles.org/articles/distfunctions2d/ explains the kind.
@@ -15,9 +16,11 @@ import torch
 IMAGE_SIZE = 32
 SPLIT_SIZES = {"train": 4000, "test": 1000}
 _SEEDS = {"train": 20240414, "test": 20240419}  # the first and the last day of ICASSP 2024
+SEG_SIZE = (48, 64)  # of the pictures of shapes_seg
+_SEG_SPLITS = {"train": (600, 20240415), "val": (100, 20240416), "test": (100, 20240417)}
 
 AREA = (90.0, 170.0)  # of the form, in pixels
-SHIFT = 5.0  # of its centre from the picture's, in pixels, along each axis
+SHIFT = 5.0  # of its centre from the picture's, in pixels, along an axis of 32
 ASPECT = 1.2  # largest ratio of the stretches along its two axes
 CONTRAST = 0.3  # least difference of form and background, per channel, of 1
 SHADE = 0.15  # largest departure of the shading in a corner, of 1
@@ -90,6 +93,7 @@ _FORMS = {
     "ell": _ell,
 }
 SHAPES10_CLASSES: tuple[str, ...] = tuple(_FORMS)
+SHAPES_SEG_CLASSES: tuple[str, ...] = ("background", *_FORMS)
 
 
 def shapes10(split: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,37 +121,70 @@ def shapes10(split: str) -> tuple[torch.Tensor, torch.Tensor]:
         raise ValueError(f"split must be one of {tuple(SPLIT_SIZES)}, got {split!r}")
     n, random = SPLIT_SIZES[split], np.random.RandomState(_SEEDS[split])
     labels = np.arange(n) % len(_FORMS)
-    coverage = _coverage(labels, random)[:, None]  # (N, 1, H, W)
-
-    # a channel of the form is that of the background, moved round the circle [0, 1)
-    background = random.random_sample((n, 3, 1, 1))
-    form = np.mod(background + _uniform(random, CONTRAST, 1 - CONTRAST, (n, 3, 1, 1)), 1)
-    slope_x, slope_y = _uniform(random, -SHADE, SHADE, (2, n, 1, 1, 1)) / 2
-    ramp = np.linspace(-1, 1, IMAGE_SIZE)
-    # in place: the temporaries of one long expression would take longer than the arithmetic
-    pixels = _uniform(random, -NOISE, NOISE, (n, 3, IMAGE_SIZE, IMAGE_SIZE))
-    pixels += coverage * (form - background)
-    pixels += background + slope_x * ramp  # (N, 3, 1, W)
-    pixels += slope_y * ramp[:, None]  # (N, 1, H, 1)
-    np.clip(pixels, 0, 1, out=pixels)
-    pixels *= 255
-    images = np.rint(pixels, out=pixels).astype(np.uint8)
+    images = _paint(_coverage(labels, IMAGE_SIZE, IMAGE_SIZE, random)[:, None], random)
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 
-def _coverage(labels: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+def shapes_seg(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw one split of shapes_seg: two forms beside each other, with the class of each pixel.
+
+    Args:
+        split: ``train`` (600 pictures), ``val`` (100) or ``test`` (100).
+
+    Returns:
+        Images, uint8 ``(N, 3, 48, 64)``, and labels, uint8 ``(N, 48, 64)``, which index
+        ``SHAPES_SEG_CLASSES``; 255 on edges, where form and background share a pixel.
+
+    Raises:
+        ValueError: another split.
+    """
+    if split not in _SEG_SPLITS:
+        raise ValueError(f"split must be one of {tuple(_SEG_SPLITS)}, got {split!r}")
+    n, seed = _SEG_SPLITS[split]
+    random, (height, width) = np.random.RandomState(seed), SEG_SIZE
+    forms = random.randint(len(_FORMS), size=(n, 2))
+    halves = _coverage(forms.ravel(), height, width // 2, random).reshape(n, 2, height, -1)
+    coverage = np.zeros((n, 2, height, width))
+    coverage[:, 0, :, : width // 2], coverage[:, 1, :, width // 2 :] = halves[:, 0], halves[:, 1]
+    whole = (coverage == 1) * (forms[:, :, None, None] + 1)  # (N, 2, H, W)
+    labels = np.where((coverage > 0) & (coverage < 1), 255, whole).sum(1).astype(np.uint8)
+    return torch.from_numpy(_paint(coverage, random)), torch.from_numpy(labels)
+
+
+def _paint(coverage: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    """Pictures of forms: their coverage ``(N, forms, H, W)`` to uint8 ``(N, 3, H, W)``."""
+    n, count, height, width = coverage.shape
+    # a channel of a form is that of the background, moved round the circle [0, 1)
+    background = random.random_sample((n, 1, 3, 1, 1))
+    form = np.mod(background + _uniform(random, CONTRAST, 1 - CONTRAST, (n, count, 3, 1, 1)), 1)
+    slope_x, slope_y = _uniform(random, -SHADE, SHADE, (2, n, 1, 1, 1)) / 2
+    # in place: the temporaries of one long expression would take longer than the arithmetic
+    pixels = _uniform(random, -NOISE, NOISE, (n, 3, height, width))
+    for i in range(count):
+        pixels += coverage[:, i, None] * (form - background)[:, i]
+    pixels += background[:, 0] + slope_x * np.linspace(-1, 1, width)  # (N, 3, 1, W)
+    pixels += slope_y * np.linspace(-1, 1, height)[:, None]  # (N, 1, H, 1)
+    np.clip(pixels, 0, 1, out=pixels)
+    pixels *= 255
+    return np.rint(pixels, out=pixels).astype(np.uint8)
+
+
+def _coverage(
+    labels: np.ndarray, height: int, width: int, random: np.random.RandomState
+) -> np.ndarray:
     """The fraction of each pixel that its picture's form covers, ``(N, H, W)`` in [0, 1]."""
     n = len(labels)
     area = _uniform(random, *AREA, (n, 1, 1))
-    centre_x, centre_y = _uniform(random, -SHIFT, SHIFT, (2, n, 1, 1))
+    shift = SHIFT + (np.array([width, height]).reshape(2, 1, 1, 1) - IMAGE_SIZE) / 2
+    centre_x, centre_y = _uniform(random, -shift, shift, (2, n, 1, 1))
     angle = _uniform(random, 0, 2 * np.pi, (n, 1, 1))
     stretch = ASPECT ** _uniform(random, -0.5, 0.5, (n, 1, 1))
 
-    middles = np.arange(IMAGE_SIZE) - (IMAGE_SIZE - 1) / 2
-    x, y = middles - centre_x, middles[:, None] - centre_y  # (N, 1, W), (N, H, 1)
+    x = np.arange(width) - (width - 1) / 2 - centre_x  # (N, 1, W)
+    y = (np.arange(height) - (height - 1) / 2)[:, None] - centre_y  # (N, H, 1)
     along = (x * np.cos(angle) + y * np.sin(angle)) * stretch  # (N, H, W)
     across = (y * np.cos(angle) - x * np.sin(angle)) / stretch
-    coverage = np.empty((n, IMAGE_SIZE, IMAGE_SIZE))
+    coverage = np.empty((n, height, width))
     for label, form in enumerate(_FORMS.values()):
         mine = labels == label
         unit = np.sqrt(area[mine] / _area(form))  # pixels per unit of the form's own length
@@ -163,7 +200,7 @@ def _area(form) -> float:
     return float((form(points, points[:, None]) < 0).sum()) * step**2
 
 
-def _uniform(random: np.random.RandomState, low: float, high: float, shape: tuple) -> np.ndarray:
+def _uniform(random: np.random.RandomState, low, high, shape: tuple) -> np.ndarray:
     values = random.random_sample(shape)
     values *= high - low
     values += low

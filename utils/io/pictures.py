@@ -1,7 +1,9 @@
 """Image files in and out: any picture to a network's input size, tensors to lossless PNG."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ MAX_PIXELS = 100_000_000
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 ROW_GAP = 16  # pixels between the pictures of a row
+T = TypeVar("T")
 
 
 def read_image(path: Path) -> Image.Image:
@@ -36,6 +39,25 @@ def read_image(path: Path) -> Image.Image:
 
 def decode_image(path: Path) -> Image.Image:
     """``read_image`` for several threads at once, which cannot each hold back Pillow's warnings."""
+    return _decode(path, lambda image: _to_rgb(ImageOps.exif_transpose(image)))
+
+
+def decode_indices(path: Path) -> np.ndarray:
+    """The bytes of a grey or palette picture, uint8 ``(h, w)``: classes, not colours.
+
+    Raises:
+        UserError: as ``read_image``, and if a pixel is something else than one byte.
+    """
+
+    def indices(image: Image.Image) -> np.ndarray:
+        if image.mode not in ("L", "P"):
+            raise UserError(f"{path}: pixels of mode {image.mode}; expected grey or a palette")
+        return np.array(image)
+
+    return _decode(path, indices)
+
+
+def _decode(path: Path, convert: Callable[[Image.Image], T]) -> T:
     try:
         if not path.is_file():
             what = "is a folder; expected an image" if path.is_dir() else "no such image file"
@@ -51,7 +73,7 @@ def decode_image(path: Path) -> Image.Image:
             if image.format == "TIFF" and image.mode in ("I", "F"):
                 raise UserError(f"{path}: pixels of 32 bits; expected 8 or 16 bits a channel")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return convert(image)
     except UserError:
         raise
     except UnidentifiedImageError as error:

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from utils.data.datasets import DATASETS, load_split
-from utils.data.shapes import SHAPES10_CLASSES, shapes10
+from utils.data.shapes import SHAPES10_CLASSES, shapes10, shapes_seg
 from utils.runtime.errors import UserError
 
 SHA256 = {
@@ -100,3 +100,25 @@ def test_it_loads_by_name_and_refuses_a_folder(tmp_path):
 def test_unknown_split_is_named():
     with pytest.raises(ValueError, match=r"\('train', 'test'\), got 'validation'"):
         shapes10("validation")
+
+
+def test_each_pixel_of_shapes_seg_has_its_class():
+    images, labels = shapes_seg("test")
+    assert images.shape == (100, 3, 48, 64) and images.dtype == torch.uint8
+    assert labels.shape == (100, 48, 64) and labels.dtype == torch.uint8
+    assert set(labels.unique().tolist()) == {*range(11), 255}
+    for picture, mask in zip(images.double() / 255, labels, strict=True):
+        forms = [half[(half > 0) & (half < 255)].unique() for half in mask.chunk(2, dim=1)]
+        assert [len(form) for form in forms] == [1, 1]  # one of the ten in each half
+        for half, seen in zip(picture.chunk(2, dim=2), mask.chunk(2, dim=1), strict=True):
+            inside = half[:, (seen > 0) & (seen < 255)].mean(1)
+            assert (inside - half[:, seen == 0].mean(1)).abs().min() > 0.1  # CONTRAST less SHADE
+    assert (labels == 255).double().mean() < 0.06  # the edges alone
+
+
+def test_shapes_seg_is_the_same_everywhere():
+    digest = hashlib.sha256(b"".join(part.numpy().tobytes() for part in shapes_seg("val")))
+    assert digest.hexdigest() == "8db87a72e3172999b73bdb1cadd3c44f7581de277319101b69a86a9b728a19a5"
+    assert not torch.equal(shapes_seg("val")[0], shapes_seg("test")[0])
+    with pytest.raises(ValueError, match=r"\('train', 'val', 'test'\), got 'validation'"):
+        shapes_seg("validation")
