@@ -4,19 +4,21 @@ Every plain network ``NAME`` has a keyed twin ``NAME_permuted`` with the same pa
 the network that is written out in ``models.vgg_deformable``, for all others what ``key_network``
 makes of them. The paper's are ``vgg16_permuted`` and ``preresnet110_permuted``. Only networks
 behind an adaptation network have none: they learn to undo a cipher without its key. Beside the
-project's own networks, ``torchvision:NAME`` is any classifier of torchvision, untrained.
+project's own networks, ``torchvision:NAME`` is any classifier or segmentation network of
+torchvision, untrained.
 """
 
 from functools import partial
 
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from models.adaptation import AdaptedNetwork, BlockAdaptation, SharedAdaptation
 from models.convmixer import ConvMixer
 from models.keying import key_network
 from models.preresnet import DEPTHS, PreResNet
 from models.pyramidnet import PyramidNet
+from models.unet import UNet
 from models.vgg import VGG16
 from models.vgg_deformable import VGG16Deformable
 from operators import ImageScrambler
@@ -29,6 +31,7 @@ _PLAIN = {
     **{f"preresnet{depth}": partial(PreResNet, depth) for depth in DEPTHS},
     **{f"preresnet{depth}_basic": partial(PreResNet, depth, basic=True) for depth in DEPTHS},
     "pyramidnet110": PyramidNet,
+    "unet": UNet,
     "convmixer512_16": ConvMixer,
     "convmixer256_8": partial(ConvMixer, image_size=32, width=256, depth=8, kernel_size=5, patch=4),
 }
@@ -39,8 +42,10 @@ _ADAPTED = {
     "preresnet20_adapted": partial(AdaptedNetwork, BlockAdaptation, partial(PreResNet, 20)),
     "preresnet20_adapted_le": partial(AdaptedNetwork, SharedAdaptation, partial(PreResNet, 20)),
 }
-# The auxiliary classifiers of these two run in training only, and return tuples there.
+_SEGMENTATION = frozenset(torchvision.models.list_models(module=torchvision.models.segmentation))
+# The auxiliary classifiers of these run in training only, and return tuples there.
 _TORCHVISION_OPTIONS = {
+    **{name: {"weights_backbone": None} for name in _SEGMENTATION},
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
@@ -61,15 +66,14 @@ def check_name(name: str) -> str:
     if name in _ADAPTED:
         return name
     plain = name.removesuffix(KEYED_SUFFIX)
-    classifiers = torchvision.models.list_models(module=torchvision.models)
+    known = (*torchvision.models.list_models(module=torchvision.models), *_SEGMENTATION)
     if plain in _PLAIN or (
-        plain.startswith(TORCHVISION_PREFIX)
-        and plain.removeprefix(TORCHVISION_PREFIX) in classifiers
+        plain.startswith(TORCHVISION_PREFIX) and plain.removeprefix(TORCHVISION_PREFIX) in known
     ):
         return name
     raise ValueError(
         f"unknown network {name!r}; expected one of {', '.join(names())}, or "
-        f"{TORCHVISION_PREFIX}NAME with a classifier of torchvision such as resnet18"
+        f"{TORCHVISION_PREFIX}NAME with a network of torchvision such as resnet18"
     )
 
 
@@ -83,7 +87,7 @@ def create_model(
 
     Args:
         name: one of ``names()``, or ``torchvision:NAME``, plain or keyed.
-        num_classes: length of the logits.
+        num_classes: length of the logits, or channels of a map of logits.
         scrambler: the key of the images; for keyed networks only, which need it.
         backend: ``auto``, ``deform`` (the paper's operator), ``gather`` or ``triton`` (CUDA only),
             for keyed layers.
@@ -112,4 +116,14 @@ def create_model(
         plain = plain.removeprefix(TORCHVISION_PREFIX)
         options = _TORCHVISION_OPTIONS.get(plain, {})
         net = torchvision.models.get_model(plain, num_classes=num_classes, **options)
+        if plain in _SEGMENTATION:
+            net.register_forward_hook(_logit_map)
     return key_network(net, scrambler, backend=backend) if is_keyed(name) else net
+
+
+def _logit_map(net: nn.Module, args: tuple, output: dict[str, Tensor]) -> Tensor:
+    """Of what a segmentation network of torchvision returns, the logits ``(N, num_classes, H, W)``.
+
+    A forward hook, which leaves the names of the weights as they are.
+    """
+    return output["out"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 import models
 from operators import ImageScrambler
@@ -47,3 +48,20 @@ def test_create_model_builds_any_classifier():
         torch.testing.assert_close(keyed(scrambler(images)), net(images), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"unknown network 'torchvision:resnet19'; expected .*"):
         models.create_model("torchvision:resnet19")
+
+
+@pytest.mark.parametrize(
+    "name", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50"]
+)
+def test_create_model_builds_segmentation_networks_that_return_logits(name):
+    net = models.create_model(f"torchvision:{name}", num_classes=5).eval()
+    published = torchvision.models.get_model(name, num_classes=5, weights_backbone=None)
+    assert list(net.state_dict()) == list(published.state_dict())
+    scrambler, images = ImageScrambler((32, 48), seed=7), torch.rand(2, 3, 32, 48)
+    keyed = models.create_model(f"torchvision:{name}_permuted", 5, scrambler).eval()
+    keyed.load_state_dict(net.state_dict(), strict=True)
+    with torch.no_grad():
+        plain, found = net(images), keyed(scrambler(images))
+    assert plain.shape == (2, 5, 32, 48) and keyed.report().share == 1
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+    assert net.train()(images).shape == keyed.train()(scrambler(images)).shape == plain.shape
