@@ -41,7 +41,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """What happens to the N images of one epoch; all fields are ``(N,)``.
+    """What happens to the N images of one epoch; all fields are ``(N,)``, ``colour`` ``(N, 3)``.
 
     Attributes:
         order: index of the image that comes first, second, ...
@@ -49,6 +49,9 @@ class EpochPlan:
         flip: whether it is mirrored left to right.
         angle: rotation in degrees, counter-clockwise.
         cutout_y, cutout_x: centre of the blanked square, as a fraction of the image, 0..1.
+        zoom: how far the scale is from the smallest to the largest, 0..1.
+        place_y, place_x: where a crop is between the borders of its image, 0..1.
+        colour: how far brightness, contrast and saturation are from the least to the most, 0..1.
     """
 
     order: torch.Tensor
@@ -58,18 +61,14 @@ class EpochPlan:
     angle: torch.Tensor
     cutout_y: torch.Tensor
     cutout_x: torch.Tensor
+    zoom: torch.Tensor
+    place_y: torch.Tensor
+    place_x: torch.Tensor
+    colour: torch.Tensor
 
     def part(self, selection: slice) -> "EpochPlan":
         """The plan of the images at these places in the order."""
-        return EpochPlan(
-            self.order[selection],
-            self.shift_y[selection],
-            self.shift_x[selection],
-            self.flip[selection],
-            self.angle[selection],
-            self.cutout_y[selection],
-            self.cutout_x[selection],
-        )
+        return EpochPlan(**{name: field[selection] for name, field in vars(self).items()})
 
 
 def plan_epoch(count: int, how: Augmentation, seed: int, epoch: int) -> EpochPlan:
@@ -89,7 +88,10 @@ def plan_epoch(count: int, how: Augmentation, seed: int, epoch: int) -> EpochPla
     angle = torch.rand(count, generator=generator("rotation", seed, epoch))
     angle = (2 * angle - 1) * how.rotation
     centre = torch.rand(2, count, generator=generator("cutout", seed, epoch))
-    return EpochPlan(order, shifts[0], shifts[1], flip, angle, centre[0], centre[1])
+    zoom = torch.rand(count, generator=generator("zoom", seed, epoch))
+    place = torch.rand(2, count, generator=generator("place", seed, epoch))
+    colour = torch.rand(count, 3, generator=generator("colour", seed, epoch))
+    return EpochPlan(order, *shifts, flip, angle, *centre, zoom, *place, colour)
 
 
 def augment(images: torch.Tensor, plan: EpochPlan, how: Augmentation) -> torch.Tensor:
