@@ -163,7 +163,7 @@ def networks(
     if mode == "inference":
         nets["folded"] = fold_keys(nets["gather"])
         for name in [name for name in nets if name != "deform"]:
-            nets[f"{name}, bn folded"] = fold_batch_norm(nets[name])
+            nets[f"{name}, bn folded"] = fold_batch_norm(nets[name], (side, side))
     for name in ("plain", "gather"):
         nets[f"{name}, contiguous"] = copy.deepcopy(nets[name])
     return {name: nets[name] for name in BASES if name in nets}

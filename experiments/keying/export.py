@@ -75,7 +75,7 @@ def main() -> None:
     if args.fold_keys:
         net = fold_keys(net)
     if args.fold_batch_norm:
-        net = fold_batch_norm(net)
+        net = fold_batch_norm(net, spec.image_size)
     shape = (3, 3, *spec.image_size)
     images, takes = torch.randn(shape), f"in 0..1, less {spec.mean}, divided by {spec.std}"
     if deployed.preprocess.scramble is not None:  # what the cipher did to values is undone first

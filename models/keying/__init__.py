@@ -31,12 +31,12 @@ where; a run (``layout``) is a key and where its positions lie in the order of e
 ``keying``, a submodule without parameters. ``network`` is the result as a module; ``verify`` says
 whether it computes what the plain network does; ``report`` how much of it stays scrambled.
 
-Read in this order: ``key_network``, ``graph``, ``layout``, ``plan``, ``relate``, ``rules``,
-``rewrite``, ``network``, and ``follow`` for tensors that a network creates.
+Read in this order: ``key_network``, ``graph``, ``trace``, ``layout``, ``plan``, ``relate``,
+``rules``, ``rewrite``, ``network``, ``verify``, ``report``.
 """
 
 from models.keying.graph import KeyingError
 from models.keying.key_network import key_network
-from models.keying.network import KeyedNetwork
+from models.keying.network import GraphNetwork, KeyedNetwork
 
-__all__ = ["KeyedNetwork", "KeyingError", "key_network"]
+__all__ = ["GraphNetwork", "KeyedNetwork", "KeyingError", "key_network"]

@@ -92,15 +92,26 @@ def unflatten(leaves: list, spec: object) -> object:
     return pytree.tree_unflatten(leaves, spec)
 
 
-def export(net: nn.Module, image: Tensor, training: bool) -> tuple[fx.Graph, object, dict]:
+@dataclass(frozen=True)
+class Exported:
+    """A network as a graph.
+
+    Attributes:
+        graph: its output is the list of the leaves of the network's output.
+        spec: what ``unflatten`` takes.
+        constants: tensors that the network makes while it is exported, by name.
+    """
+
+    graph: fx.Graph
+    spec: object
+    constants: dict[str, Tensor]
+
+
+def export(net: nn.Module, image: Tensor, training: bool) -> Exported:
     """The graph of ``net`` in one mode.
 
     Args:
         image: an example input ``(2, C, H, W)``.
-
-    Returns:
-        the graph, whose output is the list of the leaves of the output; the spec that ``unflatten``
-        takes; and the tensors that the network makes while it is exported, by name.
 
     Raises:
         KeyingError: with the exporter's reason.
@@ -125,7 +136,7 @@ def export(net: nn.Module, image: Tensor, training: bool) -> tuple[fx.Graph, obj
     program.state_dict.clear()  # so does the program
     _restore_modules(graph, net)
     erase_unused(graph)
-    return graph, flat.spec, constants
+    return Exported(graph, flat.spec, constants)
 
 
 def _program(net: nn.Module, image: Tensor, strict: bool) -> torch.export.ExportedProgram:

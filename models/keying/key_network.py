@@ -12,25 +12,17 @@ to the next is scrambled, unless a flattening or a global pooling has made featu
 
 import copy
 
-import torch
 from torch import Tensor, fx, nn
 
-from models.keying.follow import follow_input
-from models.keying.graph import (
-    HELPERS,
-    VALUE,
-    KeyingError,
-    Value,
-    export,
-    skeleton,
-)
+from models.keying.graph import HELPERS, VALUE, Exported, KeyingError, Value, skeleton
 from models.keying.layout import NATURAL, Layout, MapKey, Run, atoms, span
-from models.keying.network import Keyed, KeyedNetwork, Program
+from models.keying.network import KeyedNetwork, Mode, Program
 from models.keying.plan import LAYOUT, RULE, Plan
 from models.keying.registry import SOURCES, rule_for
 from models.keying.report import RESTORED, rows
 from models.keying.rewrite import carry_out
-from models.keying.verify import check_equal, evaluate, image_channels, random_images
+from models.keying.trace import trace, trace_at
+from models.keying.verify import compare
 from operators import ImageScrambler, KeyStream
 from operators.gather import resolve_backend
 
@@ -78,51 +70,17 @@ def key_network(
     work = copy.deepcopy(net)
     if hasattr(work, HELPERS):
         raise KeyingError(f"forward: a network with an attribute {HELPERS!r} cannot be keyed")
-    channels = (image_channels(work), 3) if in_channels is None else (in_channels,)
-    like = next((p for p in work.parameters() if p.is_floating_point()), torch.empty(0))
-    plain, first = skeleton(work), None
+    plain = skeleton(work)
     work.add_module(HELPERS, nn.Module().train(net.training))
-    for in_channels in dict.fromkeys(channels):  # the first convolution may come after a reshaping
-        shape = (2, in_channels, *scrambler.image_size)
-        image = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        planner = Planner(plain, image, scrambler, backend, scramble_output, strict)
-        try:
-            modes = {False: planner.key(work, training=False)}
-            break
-        except KeyingError as error:
-            first = first or error
-    else:
-        raise first
-    keyed = KeyedNetwork(work, modes, scrambler.key.to(image.device), planner.rekey)
+    image, exported = trace_at(plain, scrambler.image_size, in_channels)
+    planner = Planner(plain, image, scrambler, backend, scramble_output, strict)
+    modes, image_key = {False: planner.key(work, exported)}, scrambler.key.to(image.device)
+    keyed = KeyedNetwork(work, modes, tuple(image.shape[1:]), image_key, planner.rekey)
     if verify:
-        compare(net, keyed, scrambler, in_channels)
+        precision = keyed.modes[False].program.precision
+        send, restore = (lambda images: (scrambler(images),)), keyed.restored
+        compare(net, keyed, keyed.image_shape, precision, send, restore)
     return keyed
-
-
-def compare(
-    net: nn.Module, keyed: KeyedNetwork, scrambler: ImageScrambler, in_channels: int
-) -> None:
-    """Try whether both networks compute the same.
-
-    Raises:
-        KeyingError: if they do not.
-    """
-    images = random_images(in_channels, scrambler.image_size)
-    fixed = any(torch.float32 in node.args for node in keyed.graph.nodes)  # as x.float() is
-    precision = torch.float32 if fixed else torch.float64
-    try:
-        expected = evaluate(net, images)
-        found = evaluate(keyed, scrambler(images))
-    except RuntimeError:  # some constant of the network is float32
-        images, precision = images.float(), torch.float32
-        expected = evaluate(net, images)
-        try:
-            found = evaluate(keyed, scrambler(images))
-        except RuntimeError as error:
-            raise KeyingError(f"forward: the keyed network fails: {error}") from error
-    keys = keyed.modes[False].output_keys
-    restored = [x if key is None else key.unscramble(x) for x, key in zip(found, keys, strict=True)]
-    check_equal(expected, restored, precision)
 
 
 class Planner:
@@ -147,7 +105,7 @@ class Planner:
         self.stream = scrambler.layer_keys()
         self.known: dict[str, Tensor] = {}
 
-    def rekey(self, keyed: nn.Module) -> Keyed:
+    def rekey(self, keyed: nn.Module) -> Mode:
         """Key what a keyed network does in training, with the parameters that it has now."""
         for path, module in self.plain.named_modules():
             there = keyed.get_submodule(path)
@@ -155,16 +113,15 @@ class Planner:
             module._buffers.update((n, there._buffers[n]) for n in module._buffers)
         like = next((p for p in keyed.parameters() if p.is_floating_point()), self.image)
         self.image = self.image.to(like.device, like.dtype)
-        return self.key(keyed, training=True)
+        return self.key(keyed, trace(self.plain, self.image, training=True))
 
-    def key(self, net: nn.Module, training: bool) -> Keyed:
-        """Export the network in one mode, plan it, and rewrite ``net``."""
+    def key(self, net: nn.Module, exported: Exported) -> Mode:
+        """Plan a network in one mode, and rewrite ``net``."""
         from models.keying import rules  # noqa: F401  (fills the registry; plain networks need none)
 
-        graph, spec, constants = export(self.plain, self.image, training)
-        follow_input(graph, self.plain, self.image, training)
+        graph, spec = exported.graph, exported.spec
         helpers = net.get_submodule(HELPERS)
-        for name, constant in constants.items():
+        for name, constant in exported.constants.items():
             helpers.register_buffer(name, constant, persistent=False)
         key = self.scrambler.key.cpu()
         plan = make_plan(Plan(net, graph, self.backend, key, self.known, self.strict))
@@ -174,7 +131,7 @@ class Planner:
         self.known = {name: key.value for name, key in plan.places.items()} | self.known
         plain, seen = Program.of(graph, spec), rows(plan)
         carry_out(plan, helpers)
-        return Keyed(Program.of(graph, spec), plain, output_keys, seen)
+        return Mode(Program.of(graph, spec), plain, output_keys, seen)
 
 
 def draw(key: MapKey, stream: KeyStream) -> None:

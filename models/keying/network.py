@@ -43,17 +43,21 @@ class Program:
             rows.append((node.op, node.name, target, *arguments))
         return cls(tuple(rows), spec)
 
-    def graph(self, structured: bool = False) -> fx.Graph:
-        """The graph of this program, whose output is the list of its leaves unless structured."""
+    def graph(self) -> fx.Graph:
+        """The graph of this program, whose output is the list of its leaves."""
         graph, nodes = fx.Graph(), {}
         for op, name, target, args, kwargs in self.instructions:
             args, kwargs = _with_nodes(args, nodes), _with_nodes(kwargs, nodes)
             if isinstance(target, tuple):
                 target = _operator(*target)
-            if op == "output" and structured:
-                args = (unflatten(args[0], self.spec),)
             nodes[name] = graph.create_node(op, target, args, kwargs, name)
         return graph
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The lowest that it computes with: float32 where it says so, as ``x.float()`` does."""
+        fixed = any(torch.float32 in args for _, _, _, args, _ in self.instructions)
+        return torch.float32 if fixed else torch.float64
 
     def function(self) -> Callable:
         """A function of a module and its input that returns the list of results."""
@@ -81,83 +85,108 @@ def _operator(name: str) -> object:
 
 
 @dataclass
-class Keyed:
-    """What one mode of a keyed network runs.
+class Mode:
+    """What a network runs, in evaluation or in training.
 
     Attributes:
-        program: on scrambled images; ``plain`` is the same before it was keyed.
+        program: what it runs.
+        plain: the same before it was keyed.
         output_keys: for each leaf of the output.
         rows: of ``KeyedNetwork.report``.
     """
 
     program: Program
-    plain: Program
-    output_keys: list
+    plain: Program | None = None
+    output_keys: list = field(default_factory=list)
     rows: list = field(default_factory=list)
 
 
-class KeyedNetwork(nn.Module):
-    """What ``key_network`` returns: the network on scrambled images.
+class GraphNetwork(nn.Module):
+    """The modules of a network, called as a program says.
 
-    An ordinary module. Its submodules and parameters are those of the plain network, name for name;
-    beside them ``keying`` holds reorderings, as buffers that never enter a ``state_dict``. Whoever
-    pickles or exports it writes its keys along with it.
+    An ordinary module: its submodules and parameters are those of the network, name for name.
+    Beside them ``keying`` may hold reorderings and constants, which never enter a ``state_dict``.
 
-    Attributes:
-        output_keys: in the structure of the output, an ``ImageScrambler`` whose ``backward``
-            restores a map that is returned scrambled, and None for every other leaf.
-        modes: what it runs, by whether it trains; training is keyed when it first happens.
-        image_key: the key of its input, a buffer that never enters a ``state_dict``.
+    Args:
+        net: whose modules and parameters it takes over.
+        modes: what it runs, by whether it trains. In a mode that is missing it does the same as in
+            the other one.
+        image_shape: ``(C, H, W)`` of the images that it takes.
     """
 
-    def __init__(self, net: nn.Module, modes: dict[bool, Keyed], image_key: Tensor, rekey) -> None:
+    def __init__(self, net: nn.Module, modes: dict[bool, Mode], image_shape: tuple) -> None:
         super().__init__()
         self._parameters.update(net._parameters)
         self._buffers.update(net._buffers)
         self._non_persistent_buffers_set.update(net._non_persistent_buffers_set)
         self._modules.update(net._modules)
         self.training = net.training
-        self.register_buffer("image_key", image_key, persistent=False)
-        self.modes, self._rekey = modes, rekey
-        self._functions = {name: keyed.program.function() for name, keyed in modes.items()}
+        self.modes, self.image_shape = modes, image_shape
+        self._functions = {name: mode.program.function() for name, mode in modes.items()}
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in vars(self).items() if name != "_functions"}
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
-        self._functions = {name: keyed.program.function() for name, keyed in self.modes.items()}
+        self._functions = {name: mode.program.function() for name, mode in self.modes.items()}
 
     @property
-    def _now(self) -> Keyed:
-        return self.modes.get(self.training) or self.modes[False]
-
-    @property
-    def output_keys(self) -> object:
-        return unflatten(self._now.output_keys, self._now.program.spec)
-
-    def report(self) -> Report:
-        """What became of each operator, and how much of the maps stays scrambled."""
-        return Report(tuple(self._now.rows))
-
-    @property
-    def graph(self) -> fx.Graph:
-        """What it computes in its present mode, for an ``fx.GraphModule``."""
-        return self._now.program.graph(structured=True)
-
-    @property
-    def plain_graph(self) -> fx.Graph:
-        """The same before it was keyed."""
-        return self._now.plain.graph(structured=True)
+    def _now(self) -> bool:
+        """Which of ``modes`` it runs."""
+        return self.training if self.training in self.modes else not self.training
 
     def forward(self, x: Tensor) -> object:
-        if self.training and True not in self.modes:
-            self._key_training()
-        leaves = self._functions[self.training](self, x)
-        spec = self.modes[self.training].program.spec
+        spec = self.modes[self._now].program.spec
+        leaves = self._functions[self._now](self, x)
         if not isinstance(spec, tuple) and spec.is_leaf():
             return leaves[0]
         return unflatten(leaves, spec)
+
+
+class KeyedNetwork(GraphNetwork):
+    """What ``key_network`` returns: the network on scrambled images.
+
+    Whoever pickles or exports it writes its keys along with it.
+
+    Args:
+        rekey: keys what a network does in training; asked for when it first trains.
+
+    Attributes:
+        output_keys: in the structure of the output, an ``ImageScrambler`` whose ``backward``
+            restores a map that is returned scrambled, and None for every other leaf.
+        image_key: the key of its input, a buffer that never enters a ``state_dict``.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        modes: dict[bool, Mode],
+        image_shape: tuple,
+        image_key: Tensor,
+        rekey: Callable[[nn.Module], Mode],
+    ) -> None:
+        super().__init__(net, modes, image_shape)
+        self.register_buffer("image_key", image_key, persistent=False)
+        self._rekey = rekey
+
+    @property
+    def output_keys(self) -> object:
+        mode = self.modes[self._now]
+        return unflatten(mode.output_keys, mode.program.spec)
+
+    def restored(self, leaves: list[Tensor]) -> list[Tensor]:
+        """The leaves of its output in natural order."""
+        keys = self.modes[self._now].output_keys
+        return [x if k is None else k.unscramble(x) for x, k in zip(leaves, keys, strict=True)]
+
+    def report(self) -> Report:
+        """What became of each operator, and how much of the maps stays scrambled."""
+        return Report(tuple(self.modes[self._now].rows))
+
+    def forward(self, x: Tensor) -> object:
+        self._key_training(self.training)
+        return super().forward(x)
 
     def train(self, mode: bool = True) -> KeyedNetwork:
         """As of any module; the first time, what the network does in training is keyed, too.
@@ -165,10 +194,10 @@ class KeyedNetwork(nn.Module):
         Raises:
             KeyingError: that cannot be keyed.
         """
-        if mode and True not in self.modes:
-            self._key_training()
+        self._key_training(mode)
         return super().train(mode)
 
-    def _key_training(self) -> None:
-        self.modes[True] = self._rekey(self)
-        self._functions[True] = self.modes[True].program.function()
+    def _key_training(self, training: bool) -> None:
+        if training and True not in self.modes:
+            self.modes[True] = self._rekey(self)
+            self._functions[True] = self.modes[True].program.function()

@@ -1,8 +1,10 @@
-"""Whether a keyed network computes what the plain one does, tried on random images in float64.
+"""Whether two networks compute the same, tried on random images in float64.
 
-The promise of ``key_network`` and of ``PerImageNetwork`` rests on it: what is keyed wrongly raises,
-and is never returned.
+The promises of ``key_network``, of ``PerImageNetwork`` and of the folds rest on it: what is wrong
+raises, and is never returned.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +18,39 @@ TOLERANCE = {torch.float64: (1e-6, 1e-11), torch.float32: (1e-3, 1e-5)}
 VISIBLE = 0.1  # what float32 may do at most, of the former: a wrong key changes about all of it
 
 
-def image_channels(net: nn.Module) -> int:
-    """Channels of the images that a network takes: those of its first convolution, or 3."""
-    convolutions = (m for m in net.modules() if isinstance(m, nn.Conv2d))
-    return getattr(next(convolutions, None), "in_channels", 3)
-
-
-def random_images(in_channels: int, image_size: tuple[int, int]) -> Tensor:
-    """The two images of the comparison, always the same: ``(2, in_channels, H, W)``, float64."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, in_channels, *image_size, generator=generator).double()
-
-
-def check_equal(expected: list, found: list, precision: torch.dtype = torch.float64) -> None:
-    """Compare the outputs of the plain network with those of the keyed one, in natural order.
+def compare(
+    plain: nn.Module,
+    other: nn.Module,
+    image_shape: tuple[int, int, int],
+    precision: torch.dtype = torch.float64,
+    send: Callable[[Tensor], tuple] = lambda images: (images,),
+    restore: Callable[[list], list] = lambda leaves: leaves,
+) -> None:
+    """Try whether ``other`` gives for two random images what ``plain`` does.
 
     Args:
-        precision: the lowest that both networks compute with.
+        image_shape: ``(C, H, W)``.
+        precision: the lowest that they compute with.
+        send: what ``other`` takes for the images, scrambled ones.
+        restore: the leaves of its output in natural order.
 
     Raises:
-        KeyingError: if one differs by more than ``TOLERANCE`` allows.
+        KeyingError: if an output differs by more than ``TOLERANCE`` allows, or one of them fails.
     """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, *image_shape, generator=generator).double()
+    try:
+        expected, found = evaluate(plain, images), evaluate(other, *send(images))
+    except RuntimeError:  # some constant of the network is float32
+        images, precision = images.float(), torch.float32
+        try:
+            expected, found = evaluate(plain, images), evaluate(other, *send(images))
+        except RuntimeError as error:
+            raise KeyingError(f"forward: the keyed network fails: {error}") from error
+    _check_equal(expected, restore(found), precision)
+
+
+def _check_equal(expected: list, found: list, precision: torch.dtype) -> None:
     for a, b in zip(expected, found, strict=True):
         if not isinstance(a, Tensor):
             if a != b:

@@ -105,7 +105,10 @@ def test_folding_keys_keeps_gradients_and_the_mode():
 FOLDS = {
     "keys": lambda plain, keyed: (keyed, fold_keys(keyed)),
     "batch norm": lambda plain, keyed: (keyed, fold_batch_norm(keyed)),
-    "batch norm of the plain network": lambda plain, keyed: (plain, fold_batch_norm(plain)),
+    "batch norm of the plain network": lambda plain, keyed: (
+        plain,
+        fold_batch_norm(plain, (8, 12)),
+    ),
     "twice": lambda plain, keyed: ((once := fold_keys(keyed)), fold_batch_norm(once)),
 }
 
@@ -155,7 +158,9 @@ class Constant(nn.Module):
 def test_folding_batch_norm_adds_nothing_to_the_given_network():
     net = Constant().eval()
     before = set(vars(net))
-    assert torch.equal(fold_batch_norm(net)(torch.zeros(1, 3, 2, 2)), torch.ones(1, 3, 2, 2))
+    assert torch.equal(
+        fold_batch_norm(net, (2, 2))(torch.zeros(1, 3, 2, 2)), torch.ones(1, 3, 2, 2)
+    )
     assert set(vars(net)) == before
 
 
@@ -182,7 +187,7 @@ def test_folding_batch_norm_keeps_the_logits(name):
     plain, keyed, x, scrambled = keyed_pair(name)
     expected = plain(x)
     for net, images in ((plain, x), (keyed, scrambled), (fold_keys(keyed), scrambled)):
-        folded = fold_batch_norm(net)
+        folded = fold_batch_norm(net, tuple(x.shape[2:]))
         assert modules(folded, nn.BatchNorm2d) == 0 < modules(net, nn.BatchNorm2d)
         torch.testing.assert_close(folded(images), expected, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(net(images), expected, atol=1e-4, rtol=1e-4)
@@ -191,7 +196,7 @@ def test_folding_batch_norm_keeps_the_logits(name):
 @torch.no_grad()
 def test_folding_batch_norm_rounds_once_in_bfloat16():
     plain, _, x, _ = keyed_pair("small")
-    folded = fold_batch_norm(plain.bfloat16())
+    folded = fold_batch_norm(plain.bfloat16(), (8, 12))
     assert folded.get_parameter("0.weight").dtype == torch.bfloat16
     exact = small_net()(x)
     torch.testing.assert_close(folded(x.bfloat16()).float(), exact, atol=0.1, rtol=0.1)
@@ -216,7 +221,7 @@ class Awkward(nn.Module):
 @torch.no_grad()
 def test_batch_norms_that_cannot_be_absorbed_stay():
     net, x = randomise(Awkward()), torch.randn(2, 3, 4, 4)
-    folded = fold_batch_norm(net)
+    folded = fold_batch_norm(net, (4, 4))
     assert modules(folded, nn.BatchNorm2d) == 4
     torch.testing.assert_close(folded(x), net(x))
 
@@ -224,8 +229,10 @@ def test_batch_norms_that_cannot_be_absorbed_stay():
 def test_errors():
     with pytest.raises(ValueError, match="takes a keyed network, got Sequential"):
         fold_keys(small_net())
-    with pytest.raises(ValueError, match="takes a keyed network, got GraphModule"):
-        fold_keys(fold_batch_norm(small_net()))
+    with pytest.raises(ValueError, match="takes a keyed network, got GraphNetwork"):
+        fold_keys(fold_batch_norm(small_net(), (8, 12)))
+    with pytest.raises(ValueError, match="needs the size of its images"):
+        fold_batch_norm(small_net())
     with pytest.raises(ValueError, match="in evaluation mode, got training mode"):
         fold_batch_norm(small_net().train())
 
@@ -273,3 +280,34 @@ def test_vgg16_exports_to_index_operators_and_back():
     loaded = torch.export.load(file).module()
     for batch in (3, 1):
         torch.testing.assert_close(loaded(scrambled[:batch]), plain(x[:batch]), atol=1e-4, rtol=0)
+
+
+FUNCTIONAL = {
+    "once": lambda norm, conv, x: norm(conv(x)).relu(),
+    "behind something else": lambda norm, conv, x: norm(conv(x).relu()),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONAL)
+@torch.no_grad()
+def test_folding_batch_norms_that_are_functions(name):
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            norm, call = self.norm, torch.nn.functional.batch_norm
+            given = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+            return {"map": FUNCTIONAL[name](lambda y: call(y, *given), self.conv, x)}
+
+    net, x = randomise(Net()), torch.randn(2, 3, 8, 12)
+    scrambler = ImageScrambler((8, 12), seed=0)
+    keyed, expected = key_network(net, scrambler), net(x)
+    for fold, images in (
+        (fold_batch_norm(net, (8, 12)), x),
+        (fold_batch_norm(keyed), scrambler(x)),
+        (fold_keys(keyed), scrambler(x)),
+    ):
+        torch.testing.assert_close(fold(images), expected, atol=1e-5, rtol=1e-5)
+    assert ("norm.weight" in fold_batch_norm(keyed).state_dict()) == (name != "once")

@@ -1,4 +1,4 @@
-"""Tensors that a network creates follow its input's dtype and device where its own code lets them.
+"""The exported graph, with what the network creates in the dtype and on the device of its input.
 
 An exported graph has them as constants: ``torch.zeros(..., dtype=x.dtype)`` becomes float32 on the
 CPU. Exported again in float64 on the ``meta`` device, the network tells which of them follow.
@@ -10,10 +10,52 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from models.keying.graph import KeyingError, export
+from models.keying.graph import Exported, KeyingError, export
 
 
-def follow_input(graph: fx.Graph, net: nn.Module, image: Tensor, training: bool) -> None:
+def trace(net: nn.Module, image: Tensor, training: bool) -> Exported:
+    """The graph of ``net`` in one mode, in which created tensors follow the input.
+
+    Args:
+        image: an example input ``(2, C, H, W)``.
+
+    Raises:
+        KeyingError: with the exporter's reason.
+    """
+    exported = export(net, image, training)
+    _follow_input(exported.graph, net, image, training)
+    return exported
+
+
+def trace_at(
+    net: nn.Module, image_size: tuple[int, int], in_channels: int | None = None
+) -> tuple[Tensor, Exported]:
+    """An example of a batch of images, and the graph of ``net`` in evaluation mode.
+
+    Args:
+        in_channels: of the images; None for those of the first convolution, or 3, because that
+            convolution may come after a reshaping.
+
+    Raises:
+        KeyingError: with the exporter's reason.
+    """
+    if in_channels is None:
+        convolution = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
+        channels = {getattr(convolution, "in_channels", 3): None, 3: None}
+    else:
+        channels = {in_channels: None}
+    like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
+    failures = []
+    for count in channels:
+        image = torch.zeros(2, count, *image_size, dtype=like.dtype, device=like.device)
+        try:
+            return image, trace(net, image, training=False)
+        except KeyingError as error:
+            failures.append(error)
+    raise failures[0]
+
+
+def _follow_input(graph: fx.Graph, net: nn.Module, image: Tensor, training: bool) -> None:
     """Let the operators of a graph take dtype and device from its input, as those of ``net`` do."""
     fixed = [node for node in graph.nodes if _mentions(node)]
     if not fixed or image.dtype == torch.float64:
@@ -21,7 +63,7 @@ def follow_input(graph: fx.Graph, net: nn.Module, image: Tensor, training: bool)
     tensors = (*net.parameters(), *net.buffers())
     elsewhere = copy.deepcopy(net, {id(t): _elsewhere(t) for t in tensors})
     try:
-        other, _, _ = export(elsewhere, _elsewhere(image), training)
+        other = export(elsewhere, _elsewhere(image), training).graph
     except KeyingError:
         return  # something of it is fixed
     if [_kind(node) for node in graph.nodes] != [_kind(node) for node in other.nodes]:
