@@ -19,9 +19,9 @@ from utils import cli
 from utils.cli import flags
 from utils.data.datasets import NAMES
 from utils.inference.network import check_cipher, deploy, load
-from utils.io import scrambled_png
+from utils.io import scrambled_picture
 from utils.io.pictures import feature_grid, fit, read_image, save_png, save_row
-from utils.io.scrambled_png import Label
+from utils.io.scrambled_picture import Label
 from utils.runtime.device import select_device
 from utils.runtime.errors import UserError
 
@@ -84,19 +84,19 @@ def main() -> None:
         check_cipher(args.net, trained.state, scrambler)
     if args.scrambled:
         if label is not None:
-            image = scrambled_png.restore(seen, key, label)
+            image = scrambled_picture.restore(seen, key, label)
         else:
             image = _restored(seen, scrambler)
     elif args.per_image:
         image = fit(picture, image_size)
-        label = scrambled_png.new_label("per-image", key, scrambler.cipher)
-        seen = scrambled_png.scramble(image, key, label)
+        label = scrambled_picture.new_label("per-image", key, scrambler.cipher)
+        seen = scrambled_picture.scramble(image, key, label)
     else:
         image = fit(picture, image_size)
         seen = scrambler(image) if args.permute else image
     # a network without the key has to take the picture as it comes
     rekeyed = label is not None and models.is_keyed(args.net)
-    expected = scrambled_png.to_fixed_key(seen, key, label) if rekeyed else seen
+    expected = scrambled_picture.to_fixed_key(seen, key, label) if rekeyed else seen
     deployed = deploy(args.net, trained, device, scrambler, backend=args.backend)
     with torch.inference_mode():
         batch = deployed.preprocess(expected[None].to(device))
@@ -108,11 +108,14 @@ def main() -> None:
     if args.out_dir is not None:
         args.out_dir.mkdir(parents=True, exist_ok=True)
         images = [] if image is None else [image]
-        if image is not None:
-            save_png(image, args.out_dir / "image.png")
+        if args.scrambled:
+            scrambled_picture.copy(args.image, args.out_dir / f"scrambled{args.image.suffix}")
+        elif args.permute:
+            scrambled_picture.write(seen, label, args.out_dir / "scrambled.png")
         if args.permute or args.scrambled:
             images.append(seen)
-            scrambled_png.write(seen, label, args.out_dir / "scrambled.png")
+        if image is not None:
+            save_png(image, args.out_dir / "image.png")
         _save_overview(deployed.net, images, features[0], args.out_dir / "features.png")
         print(f"pictures: {args.out_dir}")
     if args.permute or args.scrambled:
@@ -123,7 +126,7 @@ def _read_scrambled(
     path: Path, key: SecretKey | None, image_size: tuple[int, int]
 ) -> tuple[torch.Tensor, Label | None]:
     """The picture as the server receives it, and its label if ``scramble.py`` wrote it."""
-    image, label = scrambled_png.read(path)
+    image, label = scrambled_picture.read(path)
     if tuple(image.shape[1:]) != image_size:
         raise UserError(
             f"{path}: {image.shape[2]}x{image.shape[1]} pixels; a scrambled picture cannot be "
@@ -133,7 +136,7 @@ def _read_scrambled(
         return image, None
     if key is None:
         raise UserError(f"{path}: was scrambled with key {label.fingerprint}; give it with -key")
-    scrambled_png.check_key(label, key, path)
+    scrambled_picture.check_key(label, key, path)
     return image, label
 
 

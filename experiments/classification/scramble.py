@@ -2,11 +2,13 @@
 
 python3 scramble.py keygen -key my.key
 python3 scramble.py scramble -key my.key -per_image -in photos -out scrambled
+python3 scramble.py scramble -key my.key -cipher blocks:8 -jpeg 85 -in photos -out scrambled
 python3 scramble.py restore -key my.key -in scrambled -out restored
 
-Scrambled pictures are PNG files, 8 bits per channel, with nothing of the original's metadata. The
-server classifies them with ``inference.py -scrambled`` and the same key. A network takes pictures
-of its own size only: ``-size 32`` crops and resizes before scrambling, as it cannot be done after.
+Scrambled pictures are PNG files, 8 bits per channel, or with ``-jpeg`` JPEG files, and have nothing
+of the original's metadata. The server classifies them with ``inference.py -scrambled`` and the same
+key. A network takes pictures of its own size only: ``-size 32`` crops and resizes before
+scrambling, as it cannot be done after.
 """
 
 import math
@@ -20,9 +22,12 @@ from operators import SecretKey
 from operators.block_ciphers import key_bits, parse_cipher
 from utils import cli
 from utils.cli import flags
-from utils.io import scrambled_png
+from utils.io import scrambled_picture
 from utils.io.pictures import SUFFIXES, fit, read_image, save_png
 from utils.runtime.errors import UserError
+
+PNG, JPEG = (".png",), (".jpg", ".jpeg")  # names of files to write, the first of them by default
+MAX_JPEG = 65_500  # side in pixels, of libjpeg
 
 
 def parse_args():
@@ -40,7 +45,7 @@ def parse_args():
         "-out",
         type=Path,
         default=None,
-        help="PNG file, or folder for PNG files of the same names; needed by them, too",
+        help="file to write, or folder for files of the same names; needed by them, too",
     )
     scheme = parser.add_mutually_exclusive_group()
     scheme.add_argument(
@@ -58,15 +63,32 @@ def parse_args():
         default=None,
         help="scramble: first crop and resize to SIZE x SIZE pixels; default: as it is",
     )
+    parser.add_argument(
+        "-jpeg",
+        type=cli.jpeg_quality,
+        default=None,
+        metavar="Q",
+        help="scramble: write JPEG files of this quality, 1 to 100; only ciphers that move whole "
+        f"{scrambled_picture.JPEG_BLOCK}x{scrambled_picture.JPEG_BLOCK} squares keep what a plain "
+        "picture keeps: blocks:8, etc:8; default: PNG files",
+    )
+    parser.add_argument(
+        "-subsampling",
+        choices=("444", "420"),
+        default=None,
+        help="with -jpeg: colours at full (444) or at half resolution (420); default: 444",
+    )
     args = parser.parse_args()
     if args.action != "keygen" and (args.source is None or args.out is None):
         parser.error(f"{args.action} needs -in and -out")
     for flag, given in (("-in", args.source), ("-out", args.out)):
         if args.action == "keygen" and given is not None:
             parser.error(f"keygen takes no {flag}")
-    of_scramble = (args.per_image, args.per_image_values, args.size, args.cipher)
+    of_scramble = (args.per_image, args.per_image_values, args.size, args.cipher, args.jpeg)
     if args.action != "scramble" and any(of_scramble):
-        parser.error("-per_image, -per_image_values, -cipher and -size are for scramble")
+        parser.error("-per_image, -per_image_values, -cipher, -size and -jpeg are for scramble")
+    if args.subsampling is not None and args.jpeg is None:
+        parser.error(f"-subsampling {args.subsampling} needs -jpeg Q")
     name, _ = parse_cipher(flags.cipher_of(args))
     if name == "etc_published":
         parser.error("-cipher etc_published loses colours, which nothing could restore")
@@ -83,16 +105,21 @@ def main() -> None:
         keygen(args.key)
         return
     key = flags.load_key(args.key)
-    pairs = files(args.source, args.out)
+    pairs = files(args.source, args.out, PNG if args.jpeg is None else JPEG)
     if args.action == "scramble":
         per_image = "per-image-values" if args.per_image_values else "per-image"
         scheme = per_image if args.per_image or args.per_image_values else "fixed"
         cipher = flags.cipher_of(args)
-        sizes = [check(source, cipher, args.size) for source, _ in pairs]
+        coding = {}
+        if args.jpeg is not None:
+            coding = {"quality": args.jpeg, "subsampling": args.subsampling or "444"}
+        sizes = [check(source, cipher, args.size, coding) for source, _ in pairs]
         for source, target in pairs:
-            scramble(source, target, key, scheme, cipher, args.size)
+            scramble(source, target, key, scheme, cipher, args.size, coding)
         if scheme != "per-image-values":
             flags.warn_of_few_keys(args, min(sizes, key=math.prod))
+        if coding:
+            warn_of_loss(scheme, cipher)
     else:
         restore(pairs, key)
     print(f"{args.action}d {len(pairs)}: {args.out}")
@@ -110,20 +137,21 @@ def keygen(path: Path) -> None:
     print(f"{path}: key {key.fingerprint}")
 
 
-def files(source: Path, out: Path) -> list[tuple[Path, Path]]:
-    """Pairs of picture and PNG file to write: one, or those of a folder and what is below it."""
+def files(source: Path, out: Path, suffixes: tuple[str, ...]) -> list[tuple[Path, Path]]:
+    """Pairs of picture and file to write: one, or those of a folder and what is below it."""
     if not source.is_dir():
         if not source.is_file():
             raise UserError(f"-in {source}: no such file or folder")
-        if out.suffix.lower() != ".png":
-            raise UserError(f"-out {out}: only PNG keeps every pixel; expected a name in .png")
+        if out.suffix.lower() not in suffixes:
+            reason = "only PNG keeps every pixel" if suffixes is PNG else "-jpeg writes JPEG"
+            raise UserError(f"-out {out}: {reason}; expected a name in {' or '.join(suffixes)}")
         flags.writable_file(out, "-out")
         pairs = [(source, out)]
     else:
         found = [p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()]
         if not found:
             raise UserError(f"-in {source}: no {', '.join(SUFFIXES)} below it")
-        pairs = [(p, out / p.relative_to(source).with_suffix(".png")) for p in sorted(found)]
+        pairs = [(p, out / p.relative_to(source).with_suffix(suffixes[0])) for p in sorted(found)]
         flags.writable_folder(out, "-out")
     targets: dict[Path, Path] = {}
     for origin, target in pairs:
@@ -137,19 +165,22 @@ def files(source: Path, out: Path) -> list[tuple[Path, Path]]:
 
 def plain(source: Path) -> torch.Tensor:
     """A picture that is not scrambled yet, uint8 ``(3, H, W)``."""
-    image, label = scrambled_png.read(source)
+    image, label = scrambled_picture.read(source)
     if label is not None:
         raise UserError(f"{source}: is scrambled already")
     return image
 
 
-def check(source: Path, cipher: str, size: int | None) -> tuple[int, int]:
+def check(source: Path, cipher: str, size: int | None, coding: dict) -> tuple[int, int]:
     """The size of a picture that can be scrambled, ``(H, W)``; all are checked before one is.
 
     Raises:
-        UserError: the picture is scrambled already, or cannot be divided into blocks.
+        UserError: the picture is scrambled already, cannot be divided into blocks, or is too large
+            for JPEG.
     """
     image_size = tuple(plain(source).shape[1:]) if size is None else (size, size)
+    if coding and max(image_size) > MAX_JPEG:
+        raise UserError(f"{source}: -jpeg takes sides of at most {MAX_JPEG}, got {max(image_size)}")
     try:
         key_bits(cipher, image_size)
     except ValueError as error:
@@ -157,25 +188,44 @@ def check(source: Path, cipher: str, size: int | None) -> tuple[int, int]:
     return image_size
 
 
-def scrambled(source: Path, key: SecretKey) -> tuple[torch.Tensor, scrambled_png.Label]:
+def scrambled(source: Path, key: SecretKey) -> tuple[torch.Tensor, scrambled_picture.Label]:
     """A picture that was scrambled with a key, uint8 ``(3, H, W)``, and its label."""
-    image, label = scrambled_png.read(source)
+    image, label = scrambled_picture.read(source)
     if label is None:
         raise UserError(f"{source}: not a picture that scramble.py wrote")
-    scrambled_png.check_key(label, key, source)
+    scrambled_picture.check_key(label, key, source)
     return image, label
 
 
 def scramble(
-    source: Path, target: Path, key: SecretKey, scheme: str, cipher: str, size: int | None
+    source: Path,
+    target: Path,
+    key: SecretKey,
+    scheme: str,
+    cipher: str,
+    size: int | None,
+    coding: dict,
 ) -> None:
     """Scramble one picture."""
     image = plain(source)
     if size is not None:
         image = fit(read_image(source), (size, size))
-    label = scrambled_png.new_label(scheme, key, cipher)
+    label = scrambled_picture.new_label(scheme, key, cipher)
     target.parent.mkdir(parents=True, exist_ok=True)
-    scrambled_png.write(scrambled_png.scramble(image, key, label), label, target)
+    seen = scrambled_picture.scramble(image, key, label)
+    scrambled_picture.write(seen, label, target, **coding)
+
+
+def warn_of_loss(scheme: str, cipher: str) -> None:
+    """Say on stderr, once the work is done, if JPEG takes more of such pictures than of others."""
+    if not scrambled_picture.fits_jpeg(scheme, cipher):
+        side = scrambled_picture.JPEG_BLOCK
+        given = "-per_image_values" if scheme == "per-image-values" else f"-cipher {cipher}"
+        print(
+            f"warning: -jpeg ruins these pictures: it codes squares of {side}x{side} pixels, which "
+            f"{given} takes apart; -cipher blocks:{side} moves them whole",
+            file=sys.stderr,
+        )
 
 
 def restore(pairs: list[tuple[Path, Path]], key: SecretKey) -> None:
@@ -192,7 +242,7 @@ def restore(pairs: list[tuple[Path, Path]], key: SecretKey) -> None:
             )
         seen[label.nonce] = source
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_png(scrambled_png.restore(image, key, label), target)
+        save_png(scrambled_picture.restore(image, key, label), target)
 
 
 if __name__ == "__main__":

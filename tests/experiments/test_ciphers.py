@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from running import SEED
 
 from operators import SecretKey, make_scrambler
 from utils.inference.network import deploy, load
-from utils.io import scrambled_png
+from utils.io import scrambled_picture
 
 CPU = torch.device("cpu")
 KEYED = ("-net", "vgg16_permuted", "-permute", "-seed", SEED)
@@ -127,7 +128,7 @@ def test_a_picture_there_and_back(client, cipher):
     pixels = noise("p.png", 32, 48)
     result = client("scramble", "-in", "p.png", "-out", "s.png", "-cipher", cipher)
     assert result.status == 0, result.err
-    key, label = SecretKey.load("k"), scrambled_png.read(Path("s.png"))[1]
+    key, label = SecretKey.load("k"), scrambled_picture.read(Path("s.png"))[1]
     assert (label.scheme, label.cipher, label.fingerprint) == ("fixed", cipher, key.fingerprint)
     expected = make_scrambler(cipher, (32, 48), secret=key)(torch.from_numpy(pixels).movedim(2, 0))
     assert np.array_equal(np.asarray(Image.open("s.png")), expected.movedim(0, 2).numpy())
@@ -190,7 +191,7 @@ def test_the_server_reads_the_cipher_from_the_label(client, script, refused, wei
 )
 def test_damaged_labels(client, refused, label):
     noise("p.png")
-    info = scrambled_png.PngInfo()
-    info.add_text(scrambled_png.CHUNK, label)
+    info = PngInfo()
+    info.add_text(scrambled_picture.CHUNK, label)
     Image.open("p.png").save("s.png", pnginfo=info)
     assert "damaged label" in refused(client("restore", "-in", "s.png", "-out", "b.png"))

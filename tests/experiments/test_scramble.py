@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from operators import SecretKey
-from utils.io import scrambled_png
+from utils.io import scrambled_picture
 from utils.runtime.errors import UserError
 
 
@@ -56,7 +57,7 @@ def test_the_label_names_key_and_nonce(run):
     run("keygen", "-key", "k")
     run("scramble", "-key", "k", "-in", "p.png", "-out", "a.png", "-per_image")
     run("scramble", "-key", "k", "-in", "p.png", "-out", "b.png", "-per_image")
-    labels = [scrambled_png.read(Path(name))[1] for name in ("a.png", "b.png")]
+    labels = [scrambled_picture.read(Path(name))[1] for name in ("a.png", "b.png")]
     assert {label.fingerprint for label in labels} == {SecretKey.load("k").fingerprint}
     assert labels[0].nonce != labels[1].nonce
     assert Path("a.png").read_bytes() != Path("b.png").read_bytes()
@@ -119,11 +120,11 @@ def test_refusals(run, client, refused):
 
 def test_a_damaged_label_is_refused(run):
     Image.new("RGB", (2, 2)).save("p.png")
-    info = scrambled_png.PngInfo()
+    info = PngInfo()
     info.add_text("PrivDL", "per-image 00 zz")
     Image.new("RGB", (2, 2)).save("p.png", pnginfo=info)
     with pytest.raises(UserError, match="damaged label"):
-        scrambled_png.read(Path("p.png"))
+        scrambled_picture.read(Path("p.png"))
 
 
 @pytest.mark.parametrize("flags", [[], ["-per_image"], ["-per_image_values"]])
@@ -154,7 +155,7 @@ def test_inference_scrambles_as_a_client_would(run, script, refused, weights):
         shown = script(*keyed, "-key", "k", "-out_dir", folder)
         assert shown.out.splitlines()[:5] == ranking
         assert np.array_equal(np.asarray(Image.open(f"{folder}/image.png")), pixels)
-    labels = [scrambled_png.read(Path(f"{folder}/scrambled.png"))[1] for folder in "de"]
+    labels = [scrambled_picture.read(Path(f"{folder}/scrambled.png"))[1] for folder in "de"]
     assert labels[0].scheme == "per-image" and labels[0].nonce != labels[1].nonce
     server = ("inference.py", "-net", "vgg16_permuted", "-weights", weights, "-scrambled")
     received = script(*server, "-key", "k", "-image", "d/scrambled.png", "-out_dir", "f")

@@ -141,6 +141,11 @@ def fraction(text: str) -> float:
     return _number(text, float, lambda v: 0 <= v < 1, "a number in [0, 1)")
 
 
+def jpeg_quality(text: str) -> int:
+    """A quality of JPEG files, 1..100."""
+    return _number(text, int, lambda v: 1 <= v <= 100, "a whole number in 1..100")
+
+
 def side(text: str) -> int:
     """The side of a picture in pixels, 1..10000: pictures have at most 100 megapixels."""
     return _number(text, int, lambda v: 1 <= v <= MAX_SIDE, f"a whole number in 1..{MAX_SIDE}")

@@ -1,4 +1,4 @@
-"""Image files in and out: any picture to a network's input size, tensors to lossless PNG."""
+"""Image files in and out: any picture to a network's input size, tensors to files."""
 
 import warnings
 from collections.abc import Callable
@@ -8,7 +8,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 from torch.nn import functional as F
 from torchvision.utils import make_grid
 
@@ -113,17 +112,31 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def save_png(image: torch.Tensor, path: Path, info: PngInfo | None = None) -> None:
-    """Write uint8 ``(3, H, W)`` as PNG, pixel for pixel, with text chunks if there is ``info``.
+def to_picture(image: torch.Tensor) -> Image.Image:
+    """The inverse of ``to_tensor``."""
+    return Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+
+
+def save_png(image: torch.Tensor, path: Path) -> None:
+    """Write uint8 ``(3, H, W)`` as PNG, pixel for pixel.
 
     Raises:
         UserError: if it cannot be written.
     """
+    save(image, path, format="PNG")
+
+
+def save(image: torch.Tensor, path: Path, **coding: object) -> None:
+    """Write uint8 ``(3, H, W)`` as ``coding`` tells Pillow's ``Image.save``.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    picture = to_picture(image)
     try:
-        picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-        write_atomically(path, lambda file: picture.save(file, format="PNG", pnginfo=info))
+        write_atomically(path, lambda file: picture.save(file, **coding))
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def feature_grid(maps: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,13 @@
-"""Scrambled pictures as PNG files: the pixels, and in text chunks what restoring them takes.
+"""Scrambled pictures as files: the pixels, and in a label what restoring them takes.
 
-The chunk ``PrivDL`` holds the scheme, the key's fingerprint and, with per-image keys, the image's
-nonce: ``fixed <fingerprint>``, ``per-image <fingerprint> <nonce>`` or ``per-image-values
-<fingerprint> <nonce>``, numbers in hexadecimal. The cipher follows the scheme where it is not
-``pixels``: ``fixed etc:4 <fingerprint>``. None of them is secret.
+The label holds the scheme, the key's fingerprint and, with per-image keys, the image's nonce:
+``fixed <fingerprint>``, ``per-image <fingerprint> <nonce>`` or ``per-image-values <fingerprint>
+<nonce>``, numbers in hexadecimal. The cipher follows the scheme where it is not ``pixels``: ``fixed
+etc:4 <fingerprint>``. None of them is secret. It is the text chunk ``PrivDL`` of a PNG file, and in
+a JPEG file the comment ``PrivDL <label>``.
+
+PNG keeps every pixel. JPEG codes squares of 8x8 pixels, each by itself: a cipher that moves whole
+ones loses no more than a plain picture does (``fits_jpeg``), any other takes them apart.
 """
 
 import re
@@ -16,10 +20,12 @@ from PIL.PngImagePlugin import PngInfo
 from operators import PerImageScrambler, SecretKey, make_scrambler
 from operators.block_ciphers import parse_cipher
 from operators.key import NONCE_BYTES, new_nonces
-from utils.io.pictures import read_image, save_png, to_tensor
+from utils.io.atomic import write_atomically
+from utils.io.pictures import read_image, save, to_tensor
 from utils.runtime.errors import UserError
 
 CHUNK = "PrivDL"
+JPEG_BLOCK = 8  # side in pixels of the squares that JPEG codes
 SCHEMES = ("fixed", "per-image", "per-image-values")
 CIPHERS_OF = {"per-image": ("pixels", "blocks"), "per-image-values": ("pixels",)}  # all, if fixed
 HEXADECIMAL = re.compile("[0-9a-f]{16}")
@@ -82,16 +88,38 @@ def _per_image(image: torch.Tensor, key: SecretKey, label: Label) -> PerImageScr
     return PerImageScrambler(tuple(image.shape[1:]), key, values, block)
 
 
-def write(image: torch.Tensor, label: Label | None, path: Path) -> None:
+def fits_jpeg(scheme: str, cipher: str) -> bool:
+    """Whether a cipher leaves the squares whole that JPEG codes."""
+    name, block = parse_cipher(cipher)
+    moves_blocks = scheme != "per-image-values" and name in ("blocks", "etc")
+    return moves_blocks and block % JPEG_BLOCK == 0
+
+
+def write(
+    image: torch.Tensor,
+    label: Label | None,
+    path: Path,
+    quality: int | None = None,
+    subsampling: str = "444",
+) -> None:
     """Write a scrambled image, uint8 ``(3, H, W)``, with its label if it has one.
+
+    Args:
+        quality: of a JPEG file, 1 to 100; None for a PNG file.
+        subsampling: of a JPEG file's colours, ``444`` for none or ``420``.
 
     Raises:
         UserError: if it cannot be written.
     """
-    info = PngInfo()
-    if label is not None:
-        info.add_text(CHUNK, str(label))
-    save_png(image, path, info)
+    if quality is None:
+        info = PngInfo()
+        if label is not None:
+            info.add_text(CHUNK, str(label))
+        save(image, path, format="PNG", pnginfo=info)
+    else:
+        comment = "" if label is None else f"{CHUNK} {label}"
+        coding = {"quality": quality, "subsampling": ":".join(subsampling)}
+        save(image, path, format="JPEG", comment=comment, **coding)
 
 
 def read(path: Path) -> tuple[torch.Tensor, Label | None]:
@@ -102,7 +130,23 @@ def read(path: Path) -> tuple[torch.Tensor, Label | None]:
     """
     picture = read_image(path)
     text = picture.info.get(CHUNK)
+    comment = picture.info.get("comment", b"")
+    if text is None and comment.startswith(f"{CHUNK} ".encode()):
+        text = comment.decode("ascii", "replace").removeprefix(f"{CHUNK} ")
     return to_tensor(picture), None if text is None else _parse(str(text), path)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a scrambled picture byte for byte: to decode and encode it again would lose more of it.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    content = source.read_bytes()
+    try:
+        write_atomically(target, lambda file: file.write(content))
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
 
 
 def _parse(text: str, path: Path) -> Label:
@@ -117,6 +161,7 @@ def _parse(text: str, path: Path) -> Label:
     if (
         label is None
         or label.scheme not in SCHEMES
+        or not HEXADECIMAL.fullmatch(label.fingerprint)
         or len(label.nonce) != expected
         or (label.scheme != "fixed" and name not in CIPHERS_OF[label.scheme])
     ):
