@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import VOCSegmentation
 
+from utils.data import datasets, segmentation
 from utils.data.datasets import statistics
 from utils.data.masks import IGNORED
 from utils.data.segmentation import MASK_DATASETS, load_masks, mask_spec
@@ -89,6 +91,29 @@ def test_voc_lies_in_a_folder_of_its_name_or_is_refused(voc, tmp_path):
     (lists / "val.txt").unlink()
     with pytest.raises(UserError, match=r"cannot be read from .*val\.txt.*-dataset shapes_seg"):
         load_masks("voc2012", "val", tmp_path)
+
+
+def test_a_missing_voc_is_downloaded_or_the_way_out_is_named(voc, tmp_path, monkeypatch):
+    asked = []
+
+    def arrives(root, image_set, download):
+        asked.append((root, image_set, download))
+        (tmp_path / "data").mkdir()
+        (tmp_path / "VOCdevkit").rename(tmp_path / "data" / "VOCdevkit")
+        return VOCSegmentation(root, image_set=image_set)
+
+    def offline(root, image_set, download):
+        raise OSError("no network")
+
+    monkeypatch.setattr(datasets, "DEFAULT_DATA_DIR", tmp_path / "data")
+    monkeypatch.setattr(segmentation, "VOCSegmentation", offline)
+    with pytest.raises(UserError, match=r"cannot be downloaded .* -data_dir, .* shapes_seg"):
+        load_masks("voc2012", "train")
+    monkeypatch.setattr(segmentation, "VOCSegmentation", arrives)
+    assert len(load_masks("voc2012", "train")) == 2
+    assert asked == [(tmp_path / "data", "train", True)]
+    monkeypatch.setattr(segmentation, "VOCSegmentation", VOCSegmentation)
+    assert len(load_masks("voc2012", "val")) == 1  # it is there now
 
 
 def test_a_folder_names_its_classes_and_is_tested_on_val(tree):
