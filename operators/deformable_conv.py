@@ -15,7 +15,7 @@ from torchvision.ops import deform_conv2d
 
 from operators.gather import transformed
 from operators.keyed_layer import KeyedLayer
-from operators.offset import Size, keyed_taps, sampling_offsets
+from operators.offset import Geometry, Size, keyed_taps, sampling_offsets
 
 
 def keyed_conv2d_deform(
@@ -110,52 +110,27 @@ class KeyedConv2d(KeyedLayer, nn.Conv2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            image_size,
-            (kernel_size, stride, padding, dilation),
-            in_key,
-            out_key,
-            backend,
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            device=device,
-            dtype=dtype,
-        )
+        window = (kernel_size, stride, padding, dilation)
+        ordinary = (in_channels, out_channels, *window, groups, bias, "zeros", device, dtype)
+        super().__init__(Geometry(image_size, *window), in_key, out_key, backend, *ordinary)
         if self.backend == "deform":
             # Integers, because .half() and .bfloat16() would round a floating-point buffer.
-            offset = sampling_offsets(self.in_key, self.out_key, *self.geometry).to(torch.int32)
+            offset = sampling_offsets(self.in_key, self.out_key, self.geometry).to(torch.int32)
             self.register_buffer("offset", offset, persistent=False)
         elif self.backend == "triton":
-            taps = keyed_taps(self.in_key, self.out_key, *self.geometry).to(torch.int32)
+            taps = keyed_taps(self.in_key, self.out_key, self.geometry).to(torch.int32)
             self.register_buffer("taps", taps, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x, self.in_channels)
+        window = (self.stride, self.padding, self.dilation)
         if self.backend == "deform":
-            return keyed_conv2d_deform(
-                x, self.weight, self.bias, self.offset, self.stride, self.padding, self.dilation
-            )
+            return keyed_conv2d_deform(x, self.weight, self.bias, self.offset, *window)
         if self._takes_triton(x):
             from operators.triton_conv import keyed_conv2d_triton
 
-            return keyed_conv2d_triton(
-                x,
-                self.weight,
-                self.bias,
-                self.taps,
-                self.in_key,
-                self.out_key,
-                self.output_size,
-                self.stride,
-                self.padding,
-                self.dilation,
-            )
+            keys = (self.taps, self.in_key, self.out_key, self.output_size)
+            return keyed_conv2d_triton(x, self.weight, self.bias, *keys, *window)
         y = F.conv2d(self.before(x), self.weight, self.bias, *self.native, self.groups)
         return self.after(y)
 
@@ -166,15 +141,9 @@ class KeyedConv2d(KeyedLayer, nn.Conv2d):
 
     def plain(self) -> nn.Conv2d:
         """The ordinary convolution with these very parameters, for natural maps."""
+        window = (self.kernel_size, self.stride, self.padding, self.dilation)
         plain = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            self.bias is not None,
+            *(self.in_channels, self.out_channels, *window, self.groups, self.bias is not None),
             device="meta",  # no storage: its parameters are replaced at once
         )
         plain.weight, plain.bias = self.weight, self.bias

@@ -1,11 +1,10 @@
 """Keyed max and average pooling: ordinary pooling on scrambled maps (paper, section 3).
 
 Each output position looks up the taps of its window through the permutations
-(``operators.offset``). Two
-backends, as for the convolution: ``deform`` gathers the windows ``(N, C, Q, K)`` and reduces them,
-``gather`` reorders the positions around torch's own pooling; ``triton``, a kernel for convolutions,
-pools as ``gather`` does. Unlike a convolution's, padded taps count for nothing in a maximum, and in
-an average as ``count_include_pad`` says.
+(``operators.offset``). Two backends, as for the convolution: ``deform`` gathers the windows
+``(N, C, Q, K)`` and reduces them, ``gather`` reorders the positions around torch's own pooling;
+``triton``, a kernel for convolutions, pools as ``gather`` does. Unlike a convolution's, padded taps
+count for nothing in a maximum, and in an average as ``count_include_pad`` says.
 """
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from operators.keyed_layer import KeyedLayer
-from operators.offset import PADDED, Size, keyed_taps, ordinary_taps, pair
+from operators.offset import PADDED, Geometry, Size, keyed_taps
 
 
 def gather_windows(x: Tensor, taps: Tensor, fill: float) -> Tensor:
@@ -25,23 +24,16 @@ def gather_windows(x: Tensor, taps: Tensor, fill: float) -> Tensor:
     return windows.masked_fill(taps == PADDED, fill)
 
 
-def average_divisor(
-    image_size: tuple[int, int],
-    kernel_size: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    ceil_mode: bool,
-    count_include_pad: bool,
-) -> Tensor:
+def average_divisor(geometry: Geometry, count_include_pad: bool) -> Tensor:
     """What torch divides each window of an average by, at natural positions; int64 ``(Q,)``.
 
     Taps in the padding count if ``count_include_pad``; the overhang that ceil_mode adds beyond the
     padding never does.
     """
-    y, x = ordinary_taps(image_size, kernel_size, stride, padding, 1, ceil_mode)
-    margin = padding if count_include_pad else (0, 0)
+    margin = geometry.padding if count_include_pad else (0, 0)
     row, column = (
-        (at >= -p) & (at < n + p) for at, n, p in zip((y, x), image_size, margin, strict=True)
+        (at >= -p) & (at < n + p)
+        for at, n, p in zip(geometry.taps(), geometry.image_size, margin, strict=True)
     )
     return (row & column).sum(1)
 
@@ -52,28 +44,29 @@ class _KeyedPool2d(KeyedLayer):
     def __init__(
         self,
         kernel_size: Size,
-        stride: Size | None,
-        padding: Size,
-        dilation: Size,
-        ceil_mode: bool,
+        stride: Size | None = None,
+        padding: Size = 0,
+        dilation: Size = 1,
+        ceil_mode: bool = False,
+        *,
         image_size: Size,
         in_key: Tensor,
         out_key: Tensor,
-        backend: str,
+        backend: str = "auto",
     ) -> None:
-        kernel_size = pair(kernel_size, "kernel_size", minimum=1)
-        stride = pair(kernel_size if stride is None else stride, "stride", minimum=1)
-        padding = pair(padding, "padding", minimum=0)
-        dilation = pair(dilation, "dilation", minimum=1)
-        if any(2 * p > k for p, k in zip(padding, kernel_size, strict=True)):
+        stride = kernel_size if stride is None else stride
+        geometry = Geometry(image_size, kernel_size, stride, padding, dilation, ceil_mode)
+        if any(2 * p > k for p, k in zip(geometry.padding, geometry.kernel_size, strict=True)):
             raise ValueError(
-                f"padding must be at most half of kernel_size {kernel_size}, got {padding}"
+                f"padding must be at most half of kernel_size {geometry.kernel_size}, "
+                f"got {geometry.padding}"
             )
-        window = (kernel_size, stride, padding, dilation, ceil_mode)
-        super().__init__(image_size, window, in_key, out_key, backend)
-        self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode = window
+        super().__init__(geometry, in_key, out_key, backend)
+        self.kernel_size, self.stride = geometry.kernel_size, geometry.stride
+        self.padding, self.dilation = geometry.padding, geometry.dilation
+        self.ceil_mode = ceil_mode
         if self.backend == "deform":
-            taps = keyed_taps(self.in_key, self.out_key, *self.geometry)
+            taps = keyed_taps(self.in_key, self.out_key, geometry)
             self.register_buffer("taps", taps, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,23 +108,6 @@ class KeyedMaxPool2d(_KeyedPool2d):
         ValueError: as ``KeyedConv2d``; padding above half of kernel_size.
     """
 
-    def __init__(
-        self,
-        kernel_size: Size,
-        stride: Size | None = None,
-        padding: Size = 0,
-        dilation: Size = 1,
-        ceil_mode: bool = False,
-        *,
-        image_size: Size,
-        in_key: Tensor,
-        out_key: Tensor,
-        backend: str = "auto",
-    ) -> None:
-        super().__init__(
-            kernel_size, stride, padding, dilation, ceil_mode, image_size, in_key, out_key, backend
-        )
-
     def _pool_windows(self, x: Tensor) -> Tensor:
         # max, not amax: amax would share the gradient among equal maxima.
         return gather_windows(x, self.taps, fill=-torch.inf).max(-1).values
@@ -155,10 +131,7 @@ class KeyedAvgPool2d(_KeyedPool2d):
 
     Args:
         divisor_override: divide every window's sum by this, not by its number of taps.
-        image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
-        in_key: that of the input, a permutation of ``0..H*W-1``.
-        out_key: that of the output, a permutation of ``0..H_out*W_out-1``.
-        backend: ``deform``, ``gather`` or ``triton``, or ``auto`` for what measures fastest.
+        keys: ``image_size``, ``in_key``, ``out_key`` and ``backend``, as for ``KeyedMaxPool2d``.
 
     Raises:
         ValueError: as ``KeyedMaxPool2d``; ``divisor_override`` of zero.
@@ -172,22 +145,15 @@ class KeyedAvgPool2d(_KeyedPool2d):
         ceil_mode: bool = False,
         count_include_pad: bool = True,
         divisor_override: int | None = None,
-        *,
-        image_size: Size,
-        in_key: Tensor,
-        out_key: Tensor,
-        backend: str = "auto",
+        **keys: object,
     ) -> None:
-        super().__init__(
-            kernel_size, stride, padding, 1, ceil_mode, image_size, in_key, out_key, backend
-        )
+        super().__init__(kernel_size, stride, padding, ceil_mode=ceil_mode, **keys)
         if divisor_override == 0:
             raise ValueError(f"divisor_override must not be zero, got {divisor_override}")
         self.count_include_pad = count_include_pad
         self.divisor_override = divisor_override
         if self.backend == "deform":
-            geometry = (self.image_size, self.kernel_size, self.stride, self.padding)
-            divisor = average_divisor(*geometry, ceil_mode, count_include_pad)
+            divisor = average_divisor(self.geometry, count_include_pad)
             if divisor_override is not None:
                 divisor.fill_(divisor_override)
             self.register_buffer("divisor", divisor[self.out_key], persistent=False)
@@ -197,23 +163,10 @@ class KeyedAvgPool2d(_KeyedPool2d):
 
     def _pool(self, x: Tensor, stride: Size, padding: Size, dilation: Size) -> Tensor:
         del dilation  # an average has none
-        return F.avg_pool2d(
-            x,
-            self.kernel_size,
-            stride,
-            padding,
-            self.ceil_mode,
-            self.count_include_pad,
-            self.divisor_override,
-        )
+        counting = (self.ceil_mode, self.count_include_pad, self.divisor_override)
+        return F.avg_pool2d(x, self.kernel_size, stride, padding, *counting)
 
     def plain(self) -> nn.AvgPool2d:
         """The ordinary pooling, for natural maps."""
-        return nn.AvgPool2d(
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.ceil_mode,
-            self.count_include_pad,
-            self.divisor_override,
-        )
+        counting = (self.ceil_mode, self.count_include_pad, self.divisor_override)
+        return nn.AvgPool2d(self.kernel_size, self.stride, self.padding, *counting)

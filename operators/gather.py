@@ -21,7 +21,6 @@ from torch.autograd import Function
 from torch.autograd.forward_ad import unpack_dual
 from torch.func import debug_unwrap
 
-from operators.offset import disjoint_tiles
 from operators.permutation import invert
 
 BACKENDS = ("auto", "deform", "gather", "triton")
@@ -49,10 +48,11 @@ def transformed(*tensors: Tensor | None) -> bool:
     There ``out=`` and memory formats are not to be had, and an operator without rules of its own
     may lose the tangent in silence.
     """
-    for t in tensors:
-        if t is not None and (debug_unwrap(t) is not t or unpack_dual(t).tangent is not None):
-            return True
-    return False
+    return any(
+        debug_unwrap(t) is not t or unpack_dual(t).tangent is not None
+        for t in tensors
+        if t is not None
+    )
 
 
 def _select(x: Tensor, index: Tensor) -> Tensor:
@@ -166,21 +166,3 @@ class Reorder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x if self.identity else reorder(x, self.index, self.inverse)
-
-
-def reorder_around(
-    in_key: Tensor, out_key: Tensor, *geometry: object
-) -> tuple[nn.Module, nn.Module, bool]:
-    """The reorderings before and after a native layer that make it the keyed one.
-
-    Args:
-        in_key, out_key, geometry: as ``operators.offset.keyed_taps``.
-
-    Returns:
-        ``before``, ``after``, and whether the input is laid out as disjoint tiles, in which case
-        the native layer's stride is its kernel_size, without padding or dilation.
-    """
-    tiles = disjoint_tiles(in_key, out_key, *geometry)
-    if tiles is None:
-        return Reorder(invert(in_key)), Reorder(out_key), False
-    return Reorder(tiles), nn.Identity(), True

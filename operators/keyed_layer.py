@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from operators.gather import reorder_around, resolve_backend
-from operators.offset import Size, output_size, pair
-from operators.permutation import check_permutation
+from operators.gather import Reorder, resolve_backend
+from operators.offset import Geometry, disjoint_tiles
+from operators.permutation import check_permutation, invert
 
 
 class KeyedLayer(nn.Module):
@@ -15,14 +15,13 @@ class KeyedLayer(nn.Module):
     the reorderings around the native layer, and ``native`` its stride, padding and dilation.
 
     Args:
-        image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
-        window: kernel_size, stride, padding and dilation, and a pooling's ceil_mode.
+        geometry: of the layer.
         in_key, out_key: permutations of ``0..H*W-1`` and ``0..H_out*W_out-1``.
         backend: one of ``operators.BACKENDS``.
         ordinary: the arguments of the ordinary layer, where it is the other base.
 
     Raises:
-        ValueError: geometry out of range, permutations that do not fit it, an unknown backend.
+        ValueError: permutations that do not fit the geometry, an unknown backend.
     """
 
     in_key: Tensor
@@ -30,8 +29,7 @@ class KeyedLayer(nn.Module):
 
     def __init__(
         self,
-        image_size: Size,
-        window: tuple,
+        geometry: Geometry,
         in_key: Tensor,
         out_key: Tensor,
         backend: str,
@@ -39,20 +37,22 @@ class KeyedLayer(nn.Module):
         **options: object,
     ) -> None:
         backend = resolve_backend(backend)
-        image_size = pair(image_size, "image_size", minimum=1)
-        geometry = (image_size, *window)
-        out_size = output_size(*geometry)
-        in_key = check_permutation(in_key, image_size, "in_key")
-        out_key = check_permutation(out_key, out_size, "out_key")
+        in_key = check_permutation(in_key, geometry.image_size, "in_key")
+        out_key = check_permutation(out_key, geometry.output_size, "out_key")
         super().__init__(*ordinary, **options)
-        self.image_size, self.output_size, self.backend = image_size, out_size, backend
-        self.geometry = geometry
+        self.geometry, self.backend = geometry, backend
+        self.image_size, self.output_size = geometry.image_size, geometry.output_size
         self.register_buffer("in_key", in_key, persistent=False)
         self.register_buffer("out_key", out_key, persistent=False)
-        if backend != "deform":
-            self.before, self.after, tiled = reorder_around(in_key, out_key, *geometry)
-            kernel_size, stride, padding, dilation, *_ = window
-            self.native = (kernel_size, 0, 1) if tiled else (stride, padding, dilation)
+        if backend == "deform":
+            return
+        tiles = disjoint_tiles(in_key, out_key, geometry)
+        if tiles is None:
+            self.before, self.after = Reorder(invert(in_key)), Reorder(out_key)
+            self.native = (geometry.stride, geometry.padding, geometry.dilation)
+        else:
+            self.before, self.after = Reorder(tiles), nn.Identity()
+            self.native = (geometry.kernel_size, 0, 1)
 
     def check_input(self, x: Tensor, channels: int | str) -> None:
         """ValueError for an input that is no batch of maps of ``image_size``."""

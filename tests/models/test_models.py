@@ -9,7 +9,7 @@ import torch
 
 import models
 from operators import ImageScrambler, KeyedConv2d
-from operators.offset import sampling_offsets
+from operators.offset import Geometry, sampling_offsets
 from tests.models.live import with_live_statistics
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "keys.json").read_text())["seeds"]
@@ -47,7 +47,8 @@ def test_vgg16_permuted_draws_the_published_keys(vgg16, seed):
         assert layer.output_size == (expected["out"],) * 2
         assert sha256(layer.out_key, "<i8") == expected["key_sha256"]
         if isinstance(layer, KeyedConv2d):  # pooling offsets were not recorded
-            offset = sampling_offsets(layer.in_key, layer.out_key, layer.image_size, 3, 1, 1)
+            geometry = Geometry(layer.image_size, 3, 1, 1)
+            offset = sampling_offsets(layer.in_key, layer.out_key, geometry)
             assert sha256(offset, "<f4") == expected["offset_sha256"]
 
 

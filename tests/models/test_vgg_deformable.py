@@ -17,7 +17,7 @@ from models.vgg_deformable import VGG16Deformable
 from operators import ImageScrambler, KeyedConv2d, KeyedMaxPool2d, PerImageScrambler, SecretKey
 from operators.gather import Reorder
 from operators.keyed_layer import KeyedLayer
-from operators.offset import sampling_offsets
+from operators.offset import Geometry, sampling_offsets
 from tests.models.live import with_live_statistics
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "keys.json").read_text())["seeds"]
@@ -57,7 +57,8 @@ def test_draws_the_published_keys(seed):
         assert torch.equal(layer.in_key, in_key)
         assert sha256(layer.out_key, "<i8") == expected["key_sha256"]
         if isinstance(layer, KeyedConv2d):
-            offset = sampling_offsets(layer.in_key, layer.out_key, layer.image_size, 3, 1, 1)
+            geometry = Geometry(layer.image_size, 3, 1, 1)
+            offset = sampling_offsets(layer.in_key, layer.out_key, geometry)
             assert sha256(offset, "<f4") == expected["offset_sha256"]
         in_key = layer.out_key
 

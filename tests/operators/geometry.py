@@ -4,7 +4,7 @@ import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from operators.offset import output_size
+from operators.offset import Geometry
 
 
 def key(n: int, seed: int) -> torch.Tensor:
@@ -28,7 +28,7 @@ def geometries(draw, pool: bool = False):
     }
     ceil_mode = draw(st.booleans()) if pool else False
     try:
-        out_size = output_size(size, **layer, ceil_mode=ceil_mode)
+        out_size = Geometry(size, **layer, ceil_mode=ceil_mode).output_size
     except ValueError:
         assume(False)
     if pool:

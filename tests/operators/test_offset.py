@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 
 from operators import ImageScrambler
-from operators.offset import disjoint_tiles, output_size, sampling_offsets
+from operators.offset import Geometry, disjoint_tiles, sampling_offsets
 from tests.operators import naive
 from tests.operators.geometry import geometries, key
 
@@ -32,7 +32,7 @@ def test_keys_and_offsets_are_the_published_ones(seed):
         assert out_key[:8].tolist() == layer["key_first8"], layer["layer"]
         assert sha256(out_key) == layer["key_sha256"], layer["layer"]
         if "offset_sha256" in layer:  # a convolution
-            offset = sampling_offsets(in_key, out_key, layer["in"], 3, 1, 1)
+            offset = sampling_offsets(in_key, out_key, Geometry(layer["in"], 3, 1, 1))
             assert list(offset.shape) == layer["offset_shape"]
             assert offset[:, 0, 0].tolist() == layer["offset_first_column"]
             assert sha256(offset) == layer["offset_sha256"], layer["layer"]
@@ -45,7 +45,8 @@ def test_keys_and_offsets_are_the_published_ones(seed):
 @given(geometries())
 def test_offsets_equal_the_nested_loops(case):
     layer, keys, out_size, _ = case
-    offset = sampling_offsets(**keys, **layer)
+    geometry = Geometry(keys["image_size"], **layer)
+    offset = sampling_offsets(keys["in_key"], keys["out_key"], geometry)
     expected = naive.offsets(keys["in_key"], keys["out_key"], keys["image_size"], out_size, **layer)
     assert offset.dtype == torch.float32
     assert torch.equal(offset, expected)
@@ -53,15 +54,15 @@ def test_offsets_equal_the_nested_loops(case):
 
 def test_large_offsets_are_exact():
     in_key, out_key = key(512 * 512, 0), key(512 * 512, 1)
-    offset = sampling_offsets(in_key, out_key, 512, 3, 1, 1)
+    offset = sampling_offsets(in_key, out_key, Geometry(512, 3, 1, 1))
     assert torch.equal(offset, offset.round()) and offset.abs().max() > 500
 
 
 def test_disjoint_tiles_serve_poolings_and_pointwise_convolutions():
-    assert disjoint_tiles(key(36, 0), key(9, 1), 6, 2, 2) is not None
-    assert disjoint_tiles(key(36, 0), key(36, 1), 6, 1) is not None
-    assert disjoint_tiles(key(36, 0), key(36, 1), 6, 3, 1, 1) is None  # windows overlap
-    assert disjoint_tiles(key(36, 0), key(9, 1), 6, 1, 2) is None  # positions are skipped
+    assert disjoint_tiles(key(36, 0), key(9, 1), Geometry(6, 2, 2)) is not None
+    assert disjoint_tiles(key(36, 0), key(36, 1), Geometry(6, 1)) is not None
+    assert disjoint_tiles(key(36, 0), key(36, 1), Geometry(6, 3, 1, 1)) is None  # windows overlap
+    assert disjoint_tiles(key(36, 0), key(9, 1), Geometry(6, 1, 2)) is None  # positions are skipped
 
 
 @pytest.mark.parametrize("size", [1, 5, 6, 7, (4, 9)])
@@ -72,8 +73,8 @@ def test_output_size_is_torchs(size, kernel_size, stride, ceil_mode):
     height, width = (size, size) if isinstance(size, int) else size
     pool = torch.nn.MaxPool2d(kernel_size, stride, kernel_size // 2, ceil_mode=ceil_mode)
     expected = tuple(pool(torch.zeros(1, 1, height, width)).shape[2:])
-    got = output_size(size, kernel_size, stride, kernel_size // 2, ceil_mode=ceil_mode)
-    assert got == expected
+    got = Geometry(size, kernel_size, stride, kernel_size // 2, ceil_mode=ceil_mode)
+    assert got.output_size == expected
 
 
 @pytest.mark.parametrize(
@@ -93,4 +94,4 @@ def test_output_size_is_torchs(size, kernel_size, stride, ceil_mode):
 )
 def test_bad_geometry_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        output_size(**({"image_size": 4, "kernel_size": 3} | arguments))
+        Geometry(**({"image_size": 4, "kernel_size": 3} | arguments))

@@ -16,7 +16,7 @@ from torch import nn
 
 from models import key_network
 from operators import ImageScrambler, KeyedAvgPool2d, KeyedConv2d
-from operators.offset import output_size
+from operators.offset import Geometry
 from tests.operators import naive
 from tests.operators.geometry import key
 
@@ -56,7 +56,7 @@ def make(
 ) -> tuple[KeyedConv2d, torch.Tensor]:
     """A layer with the same random parameters for every backend, and an input for it."""
     (channels, outputs, height, width, batch), geometry = CASES[case]
-    out_height, out_width = output_size((height, width), **geometry)
+    out_height, out_width = Geometry((height, width), **geometry).output_size
     torch.manual_seed(0)
     layer = KeyedConv2d(
         channels,
