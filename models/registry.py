@@ -82,6 +82,7 @@ def create_model(
     num_classes: int = 10,
     scrambler: ImageScrambler | None = None,
     backend: str = "auto",
+    scramble_output: bool = False,
 ) -> nn.Module:
     """Build a network by name, with random weights.
 
@@ -91,6 +92,7 @@ def create_model(
         scrambler: the key of the images; for keyed networks only, which need it.
         backend: ``auto``, ``deform`` (the paper's operator), ``gather`` or ``triton`` (CUDA only),
             for keyed layers.
+        scramble_output: of a keyed network: return maps under ``scrambler.for_output``.
 
     Raises:
         ValueError: if the name is unknown, a keyed network gets no scrambler or a plain one does,
@@ -118,7 +120,9 @@ def create_model(
         net = torchvision.models.get_model(plain, num_classes=num_classes, **options)
         if plain in _SEGMENTATION:
             net.register_forward_hook(_logit_map)
-    return key_network(net, scrambler, backend=backend) if is_keyed(name) else net
+    if not is_keyed(name):
+        return net
+    return key_network(net, scrambler, backend=backend, scramble_output=scramble_output)
 
 
 def _logit_map(net: nn.Module, args: tuple, output: dict[str, Tensor]) -> Tensor:

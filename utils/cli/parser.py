@@ -159,6 +159,22 @@ def sides(text: str) -> tuple[int, ...]:
     return numbers
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width of a picture in pixels, as 180x240."""
+    height, x, width = text.partition("x")
+    if not x:
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH in pixels, got {text!r}")
+    return side(height), side(width)
+
+
+def factors(text: str) -> tuple[float, float]:
+    """Two rising numbers above 0, with a comma between them."""
+    numbers = tuple(positive_float(part) for part in text.split(","))
+    if len(numbers) != 2 or numbers[0] > numbers[1]:
+        raise argparse.ArgumentTypeError(f"expected two rising numbers, as 0.5,2, got {text!r}")
+    return numbers
+
+
 def padding(text: str) -> int:
     """A number of pixels in 0..10000."""
     return _number(text, int, lambda v: 0 <= v <= MAX_SIDE, f"a whole number in 0..{MAX_SIDE}")

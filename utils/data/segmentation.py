@@ -145,6 +145,13 @@ def _fitted(decoded: Iterable[Decoded], count: int, spec: DatasetSpec) -> MaskSe
     return MaskSet(images, labels, spec.classes, tuple(truth), tuple(fits))
 
 
+def has_validation(name: str, data_dir: Path | None = None) -> bool:
+    """Whether a data set has images to choose by that are neither trained nor tested on."""
+    if name == FOLDER:
+        return all((data_dir / split / "images").is_dir() for split in ("val", "test"))
+    return name != "voc2012"  # whose val is tested on
+
+
 def _decode(pair: Pair, num_classes: int, unlabelled: int | None) -> Decoded:
     image, labels = decode_image(pair[0]), decode_indices(pair[1])
     if labels.shape != (image.height, image.width):

@@ -18,6 +18,7 @@ from operators import (
 )
 from utils.data.augment import Preprocess
 from utils.data.datasets import DATASETS, FOLDER, DatasetSpec
+from utils.data.segmentation import MASK_DATASETS
 from utils.io import checkpoint
 from utils.runtime.errors import UserError
 
@@ -29,6 +30,7 @@ def build(
     scrambler: ImageScrambler | BlockCipher | None,
     device: torch.device,
     backend: str = "auto",
+    maps: bool = False,
 ) -> nn.Module:
     """A network with random weights, drawn on the CPU, known to take images of ``image_size``.
 
@@ -40,22 +42,34 @@ def build(
             it.
         device: where it is to run.
         backend: how keyed layers compute.
+        maps: whether it is to give logits for every pixel; those of a keyed network come scrambled,
+            under ``scrambler.for_output(image_size)``.
 
     Raises:
-        UserError: if the network cannot be built for these images, or not be keyed exactly.
+        UserError: if the network cannot be built for these images, or not be keyed exactly, or
+            gives logits of another shape.
     """
     try:
         key = keyed_parts(scrambler)[0] if models.is_keyed(name) else None
-        net = models.create_model(name, num_classes, key, backend)
+        net = models.create_model(name, num_classes, key, backend, scramble_output=maps)
     except ValueError as error:
         raise _cannot_take(name, image_size, error) from error
     net = net.to(device)
-    check_size(net, name, image_size)
+    shape = check_size(net, name, image_size)
+    if shape != (1, num_classes, *(image_size if maps else ())):
+        wanted = "for every pixel" if maps else "for the whole image"
+        raise UserError(
+            f"-net {name} gives logits of shape {shape} for an image of "
+            f"{image_size[0]}x{image_size[1]}; expected a network with {num_classes} {wanted}"
+        )
     return net
 
 
-def check_size(net: nn.Module, name: str, image_size: tuple[int, int]) -> None:
+def check_size(net: nn.Module, name: str, image_size: tuple[int, int]) -> tuple[int, ...]:
     """Refuse images that a network does not compute on; it is in evaluation mode afterwards.
+
+    Returns:
+        The shape of what it gives for one image.
 
     Raises:
         UserError: naming ``-net`` and the size.
@@ -63,7 +77,7 @@ def check_size(net: nn.Module, name: str, image_size: tuple[int, int]) -> None:
     device = next(net.parameters()).device
     try:
         with torch.no_grad():
-            net.eval()(torch.zeros(1, 3, *image_size, device=device))
+            return tuple(net.eval()(torch.zeros(1, 3, *image_size, device=device)).shape)
     except (AssertionError, RuntimeError, ValueError) as error:  # torchvision asserts sizes
         raise _cannot_take(name, image_size, error) from error
 
@@ -139,7 +153,7 @@ def load(weights: Path, dataset: str) -> Trained:
     if "format" not in state:
         if dataset == FOLDER:
             raise UserError(f"{weights}: bare weights; -dataset folder needs a checkpoint of a run")
-        return Trained(state, DATASETS[dataset], weights)
+        return Trained(state, (DATASETS | MASK_DATASETS)[dataset], weights)
     data = state["data"]
     if data["name"] != dataset:
         raise UserError(f"{weights}: trained on {data['name']}; give -dataset {data['name']}")
@@ -160,6 +174,7 @@ def deploy(
     scrambler: ImageScrambler | BlockCipher | None = None,
     scramble: Callable[[torch.Tensor], torch.Tensor] | None = None,
     backend: str = "auto",
+    maps: bool = False,
 ) -> Deployed:
     """Build a network, give it trained weights and prepare its input.
 
@@ -170,12 +185,13 @@ def deploy(
         scrambler: of the images a keyed network is built for; a plain one ignores it.
         scramble: what scrambles the images, or None for images that are given as they arrive.
         backend: how keyed layers compute.
+        maps: as for ``build``.
 
     Raises:
         UserError: if the network cannot take the images, or the weights cannot be used for it.
     """
     spec = trained.spec
-    net = build(name, spec.num_classes, spec.image_size, scrambler, device, backend)
+    net = build(name, spec.num_classes, spec.image_size, scrambler, device, backend, maps)
     checkpoint.load_weights(net, trained.state, trained.path)
     return Deployed(
         net=net.eval(),

@@ -11,6 +11,7 @@ from utils.io import checkpoint
 from utils.io.run_record import environment, public_command
 from utils.training.options import RunOptions
 from utils.training.recipe import Recipe
+from utils.training.task import Splits
 
 
 def new_record(
@@ -19,9 +20,9 @@ def new_record(
     permuting: ImageScrambler | BlockCipher | None,
     per_image: PerImageScrambler | None,
     net: nn.Module,
-    images: dict[str, int],
+    splits: Splits,
 ) -> dict:
-    """The record of a run that begins, with the number of ``images`` of its splits."""
+    """The record of a run that begins."""
     return {
         "command": public_command(),
         "net": options.net,
@@ -33,9 +34,9 @@ def new_record(
         "train_seed": options.train_seed,
         "recipe": asdict(recipe),
         "select": options.select,
-        "val_fraction": options.val_fraction if options.select == "validation" else None,
+        "val_fraction": splits.held_out,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "images": images,
+        "images": {"train": len(splits.train), "test": len(splits.test)},
         "parameters": sum(p.numel() for p in net.parameters()),
         "epochs": [],
         "resumed": [],

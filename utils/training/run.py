@@ -71,13 +71,13 @@ def train(
     asked = recipe.amp
     recipe = replace(recipe, amp=distributed.broadcast(lambda: _amp(recipe, resumed, device)))
     splits = distributed.local_main_process_first(lambda: task.load(options))
-    data, validation, test, spec = splits
+    data, validation, test, spec, _ = splits
     torch.manual_seed(derive_seed("initial weights", options.train_seed))
-    net = _network(options, spec, scrambler, device)
+    net = _network(options, spec, scrambler, device, task.maps)
+    task = task.prepare(options.net, recipe, data, permuting, per_image)
     _check_recipe(options, recipe, net, spec)
     if resumed is None:
-        images = {"train": len(data), "test": len(test)}
-        record = new_record(options, recipe, permuting, per_image, net, images)
+        record = new_record(options, recipe, permuting, per_image, net, splits)
     else:
         record = resumed["record"]
         if record["images"]["train"] != len(data):
@@ -175,10 +175,12 @@ def _network(
     spec: DatasetSpec,
     scrambler: ImageScrambler | BlockCipher | None,
     device: torch.device,
+    maps: bool,
 ) -> nn.Module:
     """The network with its initial weights, on its device."""
+    size = spec.image_size
     net = network.build(
-        options.net, spec.num_classes, spec.image_size, scrambler, device, options.backend
+        options.net, spec.num_classes, size, scrambler, device, options.backend, maps
     )
     if options.weights is not None:
         state = distributed.broadcast(lambda: checkpoint.read(options.weights))

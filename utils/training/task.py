@@ -20,39 +20,63 @@ from utils.data.datasets import (
     load_train,
     split_train_validation,
 )
+from utils.data.masks import MaskSet
 from utils.data.stream import ImageFiles
 from utils.inference.evaluation import all_logits, count_correct
 from utils.training.options import RunOptions
 from utils.training.recipe import Recipe
 
 TEST_BATCH = 500  # images
+Data = ImageSet | ImageFiles | MaskSet
 
 
 class Splits(NamedTuple):
-    """The images to train on, to choose by (or None) and to test on, and what they are."""
+    """The images of a run.
 
-    train: ImageSet | ImageFiles
-    validation: ImageSet | ImageFiles | None
-    test: ImageSet | ImageFiles
+    Attributes:
+        train, validation, test: to train on, to choose by (or None) and to test on.
+        spec: what they are.
+        held_out: the fraction of the training images that the validation split took; None where it
+            has images of its own.
+    """
+
+    train: Data
+    validation: Data | None
+    test: Data
     spec: DatasetSpec
+    held_out: float | None = None
 
 
 class Task(Protocol):
     """What differs between tasks.
 
-    ``D`` below is a data set as the task loads it; its ``labels`` are ``(N, ...)``.
-
     Attributes:
         score: the name of the score in [0, 1] that a run reports first and is selected by.
+        maps: whether a network gives logits for every pixel.
     """
 
     score: str
+    maps: bool
 
     def load(self, options: RunOptions) -> Splits:
         """The splits of a run.
 
         Raises:
             UserError: if they cannot be loaded.
+        """
+
+    def prepare(
+        self,
+        net: str,
+        recipe: Recipe,
+        data: Data,
+        permuting: ImageScrambler | BlockCipher | None,
+        per_image: PerImageScrambler | None,
+    ) -> "Task":
+        """The task as a run needs it, with what follows from its data and its keys.
+
+        Raises:
+            UserError: naming the flag of what does not go together.
         """
 
     def augment(
@@ -70,7 +94,7 @@ class Task(Protocol):
         self,
         net: nn.Module,
         preprocess: nn.Module,
-        data: ImageSet | ImageFiles,
+        data: Data,
         device: torch.device,
         amp: bool,
         quiet: bool,
@@ -82,7 +106,7 @@ class Task(Protocol):
 
     def examples(
         self,
-        data: ImageSet | ImageFiles,
+        data: Data,
         permuting: ImageScrambler | BlockCipher | None,
         per_image: PerImageScrambler | None,
     ) -> list[Tensor]:
@@ -94,17 +118,20 @@ class Classification:
     """One label for each image."""
 
     score: str = "accuracy"
+    maps: bool = False
 
     def load(self, options: RunOptions) -> Splits:
         where = (options.data_dir, options.image_size, options.workers)
         data, spec = load_train(options.dataset, *where)
         test = load_split(options.dataset, "test", options.data_dir, spec, options.workers)
-        validation = test if options.select == "test" else None
         if options.select == "validation":
-            data, validation = split_train_validation(
-                data, options.val_fraction, options.train_seed
-            )
-        return Splits(data, validation, test, spec)
+            held_out = options.val_fraction
+            data, validation = split_train_validation(data, held_out, options.train_seed)
+            return Splits(data, validation, test, spec, held_out)
+        return Splits(data, test if options.select == "test" else None, test, spec)
+
+    def prepare(self, net, recipe, data, permuting, per_image) -> "Classification":
+        return self
 
     def augment(
         self, images: Tensor, labels: Tensor, plan: EpochPlan, recipe: Recipe
@@ -132,7 +159,7 @@ class Classification:
         return pictures_sent(example_images(data), permuting, per_image)
 
 
-def example_images(data: ImageSet | ImageFiles) -> Tensor:
+def example_images(data: Data) -> Tensor:
     """The first images of a data set, uint8 ``(n, 3, H, W)``."""
     return next(iter(data.batches([torch.arange(min(8, len(data)))])))
 

@@ -1,6 +1,14 @@
 """Flags that several scripts share, each written once: its name, default, unit and help."""
 
-from utils.cli.flags.data import add_data, add_folder, check_folder, folder_image_size
+from utils.cli.flags.data import (
+    add_data,
+    add_folder,
+    add_mask_size,
+    add_masks,
+    check_folder,
+    check_masks,
+    folder_image_size,
+)
 from utils.cli.flags.keys import (
     add_cipher,
     add_key,
@@ -25,9 +33,17 @@ from utils.cli.flags.networks import (
     weights_from,
 )
 from utils.cli.flags.outputs import writable_file, writable_folder
-from utils.cli.flags.run import add_amp, add_recipe, check_init, recipe_from, run_options
+from utils.cli.flags.run import (
+    SEGMENTATION_FLAGS,
+    add_amp,
+    add_recipe,
+    check_init,
+    recipe_from,
+    run_options,
+)
 
 __all__ = [
+    "SEGMENTATION_FLAGS",
     "add_amp",
     "add_backend",
     "add_cipher",
@@ -35,6 +51,8 @@ __all__ = [
     "add_device",
     "add_folder",
     "add_key",
+    "add_mask_size",
+    "add_masks",
     "add_network",
     "add_per_image",
     "add_recipe",
@@ -44,6 +62,7 @@ __all__ = [
     "check_folder",
     "check_init",
     "check_key",
+    "check_masks",
     "check_per_image",
     "cipher_of",
     "folder_image_size",

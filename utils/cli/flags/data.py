@@ -5,6 +5,7 @@ from pathlib import Path
 from utils import cli
 from utils.cli.parser import Parser
 from utils.data.datasets import FOLDER, NAMES
+from utils.data.segmentation import MASK_NAMES
 
 
 def add_data(parser: Parser, names: tuple[str, ...] = NAMES) -> None:
@@ -23,6 +24,41 @@ def add_data(parser: Parser, names: tuple[str, ...] = NAMES) -> None:
         help="folder of the data set: torchvision's files or <split>/<class>/<image>; "
         "default: data/ in the repository, into which CIFAR is downloaded",
     )
+
+
+def add_masks(parser: Parser) -> None:
+    """Add ``-dataset``, one for segmentation, ``-data_dir`` and ``-image_size``."""
+    parser.add_argument(
+        "-dataset",
+        choices=MASK_NAMES,
+        default="voc2012",
+        help="data set; shapes_seg is built in, folder is anyone's images and masks",
+    )
+    parser.add_argument(
+        "-data_dir",
+        type=Path,
+        default=None,
+        help="folder of the data set: VOCdevkit/VOC2012, or <split>/images/ and <split>/masks/; "
+        "default: data/ in the repository, into which VOC is downloaded",
+    )
+
+
+def add_mask_size(parser: Parser) -> None:
+    """Add ``-image_size``, which ``-dataset folder`` needs."""
+    parser.add_argument(
+        "-image_size",
+        type=cli.image_size,
+        default=None,
+        metavar="HxW",
+        help="height and width in pixels into which pictures are fitted; default: the data "
+        "set's, which folder has not",
+    )
+
+
+def check_masks(parser: Parser, args) -> None:
+    """Refuse ``-dataset folder`` without what it needs."""
+    if args.dataset == FOLDER and (args.image_size is None or args.data_dir is None):
+        parser.error("-dataset folder needs -data_dir DIR and -image_size HxW")
 
 
 def add_folder(parser: Parser) -> None:
@@ -54,5 +90,5 @@ def check_folder(parser: Parser, args) -> None:
 
 def folder_image_size(args) -> tuple[int, int] | None:
     """``-image_size`` as ``(H, W)``; None for a data set that has its own."""
-    side = getattr(args, "image_size", None)
-    return None if side is None else (side, side)
+    size = getattr(args, "image_size", None)
+    return (size, size) if isinstance(size, int) else size

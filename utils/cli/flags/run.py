@@ -21,7 +21,12 @@ from utils.training.recipe import (
 )
 
 AMP_HELP = "bfloat16 autocast; auto: where a short trial finds bfloat16 faster than float32"
-PRESETS_PAGE = "experiments/classification/README.md"
+METAVARS = {
+    cli.fractions: "N,N,...",
+    cli.sides: "N,N,...",
+    cli.factors: "N,N",
+    cli.image_size: "HxW",
+}
 RECIPE_FLAGS = {
     "epochs": ("-epochs", cli.positive_int, "epochs to train"),
     "batch_size": ("-b", cli.positive_int, "images per step"),
@@ -87,6 +92,31 @@ RECIPE_FLAGS = {
     "sync_bn": ("-sync_bn", cli.switch, "batch-norm over the images of all GPUs, under torchrun"),
 }
 
+_PAIRS_HAVE_NOT = ("crop", "cutout", "sizes", "depth_kept", "init")
+SEGMENTATION_FLAGS = {
+    **{name: flag for name, flag in RECIPE_FLAGS.items() if name not in _PAIRS_HAVE_NOT},
+    "scale": (
+        "-scale",
+        cli.factors,
+        "least and largest random factor of the size of picture and mask, as 0.5,2",
+    ),
+    "crop_size": (
+        "-crop_size",
+        cli.image_size,
+        "random crop after the scaling, as 144x192; with -permute that of the images",
+    ),
+    "jitter": (
+        "-jitter",
+        cli.fraction,
+        "largest random change of brightness, contrast and saturation, as a fraction",
+    ),
+    "class_weights": (
+        "-class_weights",
+        cli.switch,
+        "weigh each pixel by the root of its class's inverse frequency",
+    ),
+}
+
 # fields of a recipe that are read only where another field has this value
 READ_WHERE = {
     "muon_lr": ("optimizer", "muon"),
@@ -95,31 +125,44 @@ READ_WHERE = {
 }
 
 
-def add_recipe(parser: Parser, preset: str) -> None:
-    """Add ``-preset``, and a flag for each field of a recipe that can be overridden."""
+def add_recipe(
+    parser: Parser,
+    preset: str,
+    presets: dict[str, Recipe] = PRESETS,
+    overrides: dict[str, tuple] = RECIPE_FLAGS,
+    page: str = "experiments/classification/README.md",
+) -> None:
+    """Add ``-preset``, and a flag for each field of a recipe that can be overridden.
+
+    Args:
+        preset: the default.
+        presets: by name.
+        overrides: of a field of a recipe the flag, the type of its value and its help.
+        page: that describes the presets.
+    """
     group = parser.add_argument_group(
-        "recipe", f"the preset, and flags that override it; {PRESETS_PAGE} has the presets' values"
+        "recipe", f"the preset, and flags that override it; {page} has the presets' values"
     )
     group.add_argument(
         "-preset",
-        choices=PRESETS,
+        choices=presets,
         default=preset,
         metavar="NAME",
-        help=f"training recipe: {', '.join(PRESETS)}",
+        help=f"training recipe: {', '.join(presets)}",
     )
-    for name, (flag, kind, text) in RECIPE_FLAGS.items():
+    for name, (flag, kind, text) in overrides.items():
         options = {"choices": kind} if isinstance(kind, tuple) else {"type": kind, "metavar": "N"}
         if kind is SCHEDULES:
             options["type"] = lambda given: OLD_SCHEDULES.get(given, given)
         if kind is cli.switch:
             options |= {"nargs": "?", "const": True, "metavar": "on|off"}
-        elif kind in (cli.fractions, cli.sides):
-            options |= {"metavar": "N,N,..."}
+        elif kind in METAVARS:
+            options |= {"metavar": METAVARS[kind]}
         text = f"{text} (default: the preset's)"
         group.add_argument(flag, dest=name, default=None, help=text, **options)
 
 
-def recipe_from(args) -> Recipe:
+def recipe_from(args, presets: dict[str, Recipe] = PRESETS) -> Recipe:
     """The preset of ``args`` with the fields that were given as flags.
 
     Raises:
@@ -127,10 +170,11 @@ def recipe_from(args) -> Recipe:
             Nesterov's momentum none, if a flag was given that the recipe does not read, or there is
             no compiler to compile with.
     """
-    given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
+    preset = presets[args.preset]
+    given = {f.name: getattr(args, f.name, None) for f in fields(preset)}
     if getattr(args, "resume", None) and given["amp"] is None:
         given["amp"] = "auto"  # that of the run
-    recipe = replace(PRESETS[args.preset], **{n: v for n, v in given.items() if v is not None})
+    recipe = replace(preset, **{n: v for n, v in given.items() if v is not None})
     for name, (owner, needed) in READ_WHERE.items():
         if given[name] is not None and getattr(recipe, owner) != needed:
             raise UserError(
@@ -167,7 +211,7 @@ def add_amp(parser: Parser) -> None:
 
 def check_init(parser: Parser, args) -> None:
     """Refuse ``-init`` where training starts from weights."""
-    if args.init is not None:
+    if getattr(args, "init", None) is not None:
         parser.error(f"-init {args.init} is for a fresh network; this one starts from weights")
 
 
