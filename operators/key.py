@@ -31,6 +31,7 @@ lowest first, are bits ``3*b`` to ``3*b + 2`` of its ``3*B`` bits under the nonc
 """
 
 import hashlib
+import itertools
 import os
 import secrets
 import stat
@@ -130,14 +131,10 @@ class SecretKey:
         """One permutation of ``0..n-1`` per nonce: LongTensor ``(len(nonces), n)``."""
         if n < 1:
             raise ValueError(f"a permutation needs at least 1 position, got {n}")
-        words = np.empty((len(nonces), n), dtype="<u8")
-        for row, nonce in enumerate(nonces):
-            words[row] = self._words(n, index, nonce, attempt=0)
-        order = np.argsort(words, axis=1)
-        ordered = np.take_along_axis(words, order, axis=1)
-        for row in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1)):
-            order[row] = self._distinct_order(n, index, nonces[row])
-        return torch.from_numpy(order)
+        orders = torch.empty(len(nonces), n, dtype=torch.int64)
+        for row, nonce in zip(orders, nonces, strict=True):
+            row[:] = torch.from_numpy(self._order(n, index, nonce))
+        return orders
 
     def derive(self, label: str) -> "SecretKey":
         """The key named ``label``, which tells nothing about this one or one of another name."""
@@ -184,12 +181,13 @@ class SecretKey:
         digest = stream.digest(NONCE_BYTES * count)
         return [digest[i : i + NONCE_BYTES] for i in range(0, len(digest), NONCE_BYTES)]
 
-    def _distinct_order(self, n: int, index: int, nonce: bytes) -> np.ndarray:
-        """The order of the first attempt whose words are distinct."""
-        attempt = 1
-        while len(np.unique(words := self._words(n, index, nonce, attempt))) < n:
-            attempt += 1
-        return np.argsort(words)
+    def _order(self, n: int, index: int, nonce: bytes) -> np.ndarray:
+        """The order of the words of the first attempt whose words are distinct."""
+        for attempt in itertools.count():
+            words = self._words(n, index, nonce, attempt)
+            order = np.argsort(words)
+            if np.diff(words[order]).all():
+                return order
 
     def _words(self, n: int, index: int, nonce: bytes, attempt: int) -> np.ndarray:
         fields = _u64(len(nonce)) + nonce + _u64(index) + _u64(n) + _u64(attempt)

@@ -69,9 +69,7 @@ class PerImageScrambler:
     def scramble(self, images: Tensor, nonces: Sequence[bytes]) -> Tensor:
         """Scramble each image under the key of its nonce; no two may share one."""
         require_distinct(nonces)
-        keys = self._keys(images, nonces)
-        scrambled = self._gather(images, keys)
-        return self._invert(scrambled, nonces) if self.values else scrambled
+        return self._invert(self._gather(images, self._keys(images, nonces)), nonces)
 
     def nonces_for(self, images: Tensor) -> list[bytes]:
         """Nonces for ``scramble`` that are the same when the same batch comes again.
@@ -84,11 +82,8 @@ class PerImageScrambler:
 
     def unscramble(self, scrambled: Tensor, nonces: Sequence[bytes]) -> Tensor:
         """Restore each image: the inverse of ``scramble``. Warns of a nonce that repeats."""
-        _warn_of_repeats(nonces)
-        keys = self._keys(scrambled, nonces)
-        if self.values:
-            scrambled = self._invert(scrambled, nonces)
-        return self._gather(scrambled, keys.argsort(1))
+        inverse = self._inverses(scrambled, nonces)
+        return self._gather(self._invert(scrambled, nonces), inverse)
 
     forward, backward = scramble, unscramble  # as ImageScrambler has them
 
@@ -97,14 +92,19 @@ class PerImageScrambler:
 
         Warns of a nonce that repeats.
         """
-        _warn_of_repeats(nonces)
-        keys = self._keys(scrambled, nonces)
-        fixed = self.fixed.key
+        inverse, fixed = self._inverses(scrambled, nonces), self.fixed.key
         if self.values:
-            scrambled = self._invert(scrambled, nonces)
             planes = torch.arange(scrambled.shape[1])[:, None] * len(fixed)
             fixed = (planes + fixed).flatten()  # (C*H*W,)
-        return self._gather(scrambled, keys.argsort(1)[:, fixed])
+        return self._gather(self._invert(scrambled, nonces), inverse[:, fixed])
+
+    def _inverses(self, scrambled: Tensor, nonces: Sequence[bytes]) -> Tensor:
+        """The inverses of ``_keys``; images that share a nonce can be restored, with a warning."""
+        try:
+            require_distinct(nonces)
+        except ValueError as error:
+            warnings.warn(str(error), stacklevel=3)
+        return self._keys(scrambled, nonces).argsort(1)
 
     def _keys(self, images: Tensor, nonces: Sequence[bytes]) -> Tensor:
         """A permutation for each image: ``(N, H*W)``, or ``(N, C*H*W)`` with ``values``."""
@@ -132,16 +132,10 @@ class PerImageScrambler:
         return rows.gather(-1, index).reshape(images.shape)
 
     def _invert(self, images: Tensor, nonces: Sequence[bytes]) -> Tensor:
-        """``255 - v`` where the image's bit is set; its own inverse."""
+        """With ``values``, ``255 - v`` where the image's bit is set; its own inverse."""
+        if not self.values:
+            return images
         bits = torch.empty(len(nonces), images.shape[1:].numel(), dtype=torch.bool)
         for row, nonce in zip(bits, nonces, strict=True):
             row[:] = self.secret.bits(bits.shape[1], nonce)
         return torch.where(bits.reshape(images.shape).to(images.device), 255 - images, images)
-
-
-def _warn_of_repeats(nonces: Sequence[bytes]) -> None:
-    """Say so; images that share a nonce can still be restored, so that it is no error here."""
-    try:
-        require_distinct(nonces)
-    except ValueError as error:
-        warnings.warn(str(error), stacklevel=3)

@@ -8,7 +8,7 @@ channels_last a pixel is one contiguous vector, and the lookup costs one integer
 Forwards in the kernel; the gradient is that of an ordinary convolution between two reorderings.
 IT HAS NEVER RUN ON A GPU, ONLY UNDER TRITON'S INTERPRETER: it compiles for NVIDIA GPUs (the tests
 do that without one), but its speed and its results there are unknown.
-``experiments/benchmark/operators.py -gpu`` times it beside the others.
+``experiments/benchmark/speed.py -gpu`` times it beside the others.
 """
 
 import torch
