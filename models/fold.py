@@ -14,6 +14,7 @@ training) leaves the other alone. What they return was compared with what they w
 """
 
 import copy
+from operator import attrgetter
 
 import torch
 from torch import Tensor, fx, nn
@@ -153,7 +154,7 @@ def _fold_batch_norm(net: nn.Module, image_size: tuple[int, int] | None) -> Grap
         called = (source.target, *([node.target] if node.op == "call_module" else names))
         if not isinstance(conv, nn.Conv2d) or any(uses.count(n) > 1 for n in called if n):
             continue
-        _absorb(conv, [_tensor(net, name) for name in names], eps)
+        _absorb(conv, [None if n is None else attrgetter(n)(net) for n in names], eps)
         node.replace_all_uses_with(source)
         graph.erase_node(node)
         _forget(net, node, names)
@@ -181,13 +182,6 @@ def _statistics(net: nn.Module, node: fx.Node) -> tuple[list[str | None], float]
     if not all(n is None or n.op == "get_attr" for n in given) or None in given[2:]:
         return None
     return [None if n is None else n.target for n in given], node.args[7]
-
-
-def _tensor(net: nn.Module, name: str | None) -> Tensor | None:
-    if name is None:
-        return None
-    owner, _, name = name.rpartition(".")
-    return getattr(net.get_submodule(owner), name)
 
 
 def _forget(net: nn.Module, node: fx.Node, names: list[str | None]) -> None:

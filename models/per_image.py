@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from models.keying.verify import compare
-from operators import PerImageScrambler, SecretKey
+from operators import PerImageScrambler
 from operators.gather import reorder
 
 SPATIAL = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
@@ -42,52 +42,40 @@ class PerImageNetwork(nn.Module):
         if scrambler.values:
             raise ValueError("maps are scrambled by whole pixels, got a scrambler of single values")
         self.net, self.scrambler = copy.deepcopy(net), scrambler
-        self._keys = _MapKeys(scrambler.secret)
+        self._start(())
         for layer in self.net.modules():
             if isinstance(layer, SPATIAL):
                 # Bound methods, which are copied and pickled with what they are bound to.
-                layer.register_forward_pre_hook(self._keys.before)
-                layer.register_forward_hook(self._keys.after)
+                layer.register_forward_pre_hook(self._restore)
+                layer.register_forward_hook(self._scramble)
         convolution = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
-        shape, nonces = (
-            (getattr(convolution, "in_channels", 3), *scrambler.image_size),
-            [b"0", b"1"],
-        )
+        shape = (getattr(convolution, "in_channels", 3), *scrambler.image_size)
+        nonces = [b"0", b"1"]
         compare(net, self, shape, send=lambda x: (scrambler.scramble(x, nonces), nonces))
 
     def forward(self, x: Tensor, nonces: Sequence[bytes]) -> Tensor:
-        self._keys.start(nonces)
-        # from the key of the image to that of its maps of the same size
-        return self.net(self._keys.scramble(self.scrambler.unscramble(x, nonces)))
+        self._start(nonces)
+        natural = self.scrambler.unscramble(x, nonces)
+        return self.net(reorder(natural, *self._keys_of(natural)))
 
+    def _start(self, nonces: Sequence[bytes]) -> None:
+        """Of each batch, the keys of its maps are derived once, by size of map."""
+        self._nonces = nonces
+        self._keys: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-class _MapKeys:
-    """The keys of one batch's maps, by size of map; each is derived once a batch."""
+    def _keys_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys of the batch's maps of the size of ``x`` and their inverses, each ``(N, H*W)``."""
+        size = tuple(x.shape[2:])
+        if size not in self._keys:
+            keys = self.scrambler.secret.permutations(size[0] * size[1], self._nonces, index=1)
+            self._keys[size] = keys.to(x.device), keys.argsort(1).to(x.device)
+        return self._keys[size]
 
-    def __init__(self, secret: SecretKey) -> None:
-        self.secret = secret
-        self.start(())
-
-    def start(self, nonces: Sequence[bytes]) -> None:
-        self.nonces = nonces
-        self.keys: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-
-    def before(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Restore what a layer takes: a forward pre-hook."""
-        key, inverse = self._of(inputs[0])
+    def _restore(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+        """What a layer takes, in natural order: a forward pre-hook."""
+        key, inverse = self._keys_of(inputs[0])
         return reorder(inputs[0], inverse, key)
 
-    def after(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Scramble what a layer returns: a forward hook."""
-        return self.scramble(output)
-
-    def scramble(self, x: Tensor) -> Tensor:
-        return reorder(x, *self._of(x))
-
-    def _of(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys of the batch's maps and their inverses, each ``(N, H*W)``."""
-        size = tuple(x.shape[2:])
-        if size not in self.keys:
-            keys = self.secret.permutations(size[0] * size[1], self.nonces, index=1)
-            self.keys[size] = keys.to(x.device), keys.argsort(1).to(x.device)
-        return self.keys[size]
+    def _scramble(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """What a layer returns, under the key of its size: a forward hook."""
+        return reorder(output, *self._keys_of(output))

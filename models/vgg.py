@@ -10,19 +10,14 @@ Recognition", ICLR 2015, configuration D.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-
-
-def convolution_3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
-
-
-def pooling_2x2() -> nn.MaxPool2d:
-    return nn.MaxPool2d(kernel_size=2)
+CONVOLUTION = partial(nn.Conv2d, kernel_size=3, padding=1)
+POOLING = partial(nn.MaxPool2d, kernel_size=2)
 
 
 class VGG16(nn.Module):
@@ -43,8 +38,8 @@ class VGG16(nn.Module):
     def __init__(
         self,
         num_classes: int = 10,
-        convolution: Callable[[int, int], nn.Conv2d] = convolution_3x3,
-        pooling: Callable[[], nn.Module] = pooling_2x2,
+        convolution: Callable[[int, int], nn.Conv2d] = CONVOLUTION,
+        pooling: Callable[[], nn.Module] = POOLING,
     ) -> None:
         super().__init__()
         channels, layer = 3, 0

@@ -48,20 +48,18 @@ class VGG16Deformable(VGG16):
         if not all(32 <= side < 64 for side in size):
             raise ValueError(f"VGG16 takes images of 32 to 63 pixels a side, got {size}")
 
+        def keys_to(out_size: tuple[int, int]) -> dict:
+            """What a layer with an output of this size needs; draws the key of that output."""
+            nonlocal size, key
+            in_size, in_key = size, key
+            size, key = out_size, stream.draw(out_size[0] * out_size[1])
+            return {"image_size": in_size, "in_key": in_key, "out_key": key, "backend": backend}
+
         def convolution(in_channels: int, out_channels: int) -> KeyedConv2d:
-            nonlocal key
-            in_key, key = key, stream.draw(size[0] * size[1])
-            keys = {"image_size": size, "in_key": in_key, "out_key": key}
-            return KeyedConv2d(
-                in_channels, out_channels, kernel_size=3, padding=1, **keys, backend=backend
-            )
+            return KeyedConv2d(in_channels, out_channels, 3, padding=1, **keys_to(size))
 
         def pooling() -> KeyedMaxPool2d:
-            nonlocal size, key
-            in_size, size = size, (size[0] // 2, size[1] // 2)
-            in_key, key = key, stream.draw(size[0] * size[1])
-            keys = {"image_size": in_size, "in_key": in_key, "out_key": key}
-            return KeyedMaxPool2d(kernel_size=2, **keys, backend=backend)
+            return KeyedMaxPool2d(2, **keys_to((size[0] // 2, size[1] // 2)))
 
         super().__init__(num_classes, convolution, pooling)
 
