@@ -3,12 +3,13 @@
     python3 jpeg_channel.py -data_dir DIR -out_dir results
     python3 jpeg_channel.py -dataset camvid -data_dir DIR -weights PATH -out_dir results
 
-Every test picture is scrambled, written as a file, read, restored and classified by the plain
-network, whose answers are those of the keyed one on the scrambled picture. For every scheme and
-every kind of file: bytes of a picture, without the label of ``scramble.py``; PSNR of what is
-restored; the score, its difference to the plain picture's in the same kind of file, and standard
-errors by the jackknife over pictures. Each row is written as soon as it is known and not measured
-again. Writes ``jpeg_channel_DATASET.json`` and ``jpeg_channel_DATASET.md``.
+Every test picture is scrambled, written as a file, read, restored and given to the plain network,
+whose answers are those of the keyed one on the scrambled picture: PreResNet-20's on CIFAR-10, the
+U-Net's on CamVid, whose pictures are cropped to whole blocks of 16 (without ``-weights`` it is left
+out). For every scheme and every kind of file: bytes of a picture, without the label of
+``scramble.py``; PSNR of what is restored; the score, its difference to that of plain pictures in
+such files, and standard errors by the jackknife over pictures. Each row is written as soon as it is
+known and not measured again. Writes ``jpeg_channel_DATASET.json`` and ``jpeg_channel_DATASET.md``.
 """
 
 import json
@@ -19,39 +20,47 @@ from pathlib import Path
 
 import conf
 import torch
+from torchvision.transforms.functional import center_crop
 
 from experiments.lib.channel_table import markdown
-from experiments.lib.channels import CHANNELS, PLAIN, SCHEMES, Channel
+from experiments.lib.channels import CHANNELS, PLAIN, SCHEMES, Channel, Scheme
 from experiments.lib.report import psnr
 from experiments.lib.results import write_results
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import ImageSet, load_split
+from utils.data.masks import Fit, MaskSet
+from utils.data.segmentation import load_masks
 from utils.inference.evaluation import all_logits
 from utils.inference.network import deploy, load
+from utils.inference.segmentation_metrics import confusion_matrix, scores
 from utils.io import checkpoint
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.errors import UserError
 
 SHIPPED = conf.CHECKPOINT_DIR / "preresnet20.pt"
 CPU = torch.device("cpu")
-BATCH = 50  # images of the network's passes
+LARGEST = 16  # side in pixels of the largest blocks
+BATCH, FEW = 50, 8  # small and larger pictures of the networks' passes
 
 
 def parse_args():
     parser = cli.Parser("Send scrambled pictures as lossy files: bytes, PSNR, accuracy.")
-    flags.add_data(parser, ("cifar10",))
+    flags.add_data(parser, tuple(JUDGES))
     parser.add_argument(
         "-weights",
         type=Path,
-        default=SHIPPED,
-        help="of preresnet20; default: those that come along",
+        default=None,
+        help="of preresnet20 (default: those that come along) or of unet (default: none, no score)",
     )
     parser.add_argument(
         "-images", type=cli.positive_int, default=None, help="test pictures; default: all"
     )
     parser.add_argument("-out_dir", type=Path, required=True, help="folder for JSON and table")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.images == 1:
+        parser.error("-images 1: a standard error takes at least 2 pictures")
+    return args
 
 
 @dataclass(frozen=True)
@@ -62,70 +71,105 @@ class Judge:
         images: uint8 ``(N, 3, H, W)``.
         measure: what the score is called.
         weights_sha256: of the network.
-        tally: what to count on pictures like ``images``, ``(N, ...)``, a row for each.
-        score: a sum of such rows ``(..., )``, or many, to a number each.
+        tally: what is counted on pictures like ``images``, a row for each: ``(N, ...)``.
+        score: of a sum of such rows. All four are None without a network.
     """
 
     images: torch.Tensor
-    measure: str
-    weights_sha256: str
-    tally: Callable[[torch.Tensor], torch.Tensor]
-    score: Callable[[torch.Tensor], torch.Tensor]
+    measure: str | None = None
+    weights_sha256: str | None = None
+    tally: Callable[[torch.Tensor], torch.Tensor] | None = None
+    score: Callable[[torch.Tensor], float] | None = None
+
+    def scores(self, images: torch.Tensor) -> torch.Tensor:
+        """The score, then that without each of the pictures: float64 ``(1 + N,)``."""
+        rows = self.tally(images)
+        total = rows.sum(0)
+        return torch.tensor([self.score(total - row) for row in (0 * total, *rows)]).double()
 
 
-def classification(args) -> Judge:
-    """Accuracy of PreResNet-20."""
-    trained = load(args.weights, args.dataset)
+def evenly(data: ImageSet | MaskSet, count: int | None) -> ImageSet | MaskSet:
+    """``count`` pictures from all over a data set, whose files may come by class; None for all."""
+    count = min(count or len(data), len(data))
+    return data.subset(torch.arange(count) * len(data) // count)
+
+
+def accuracy(args) -> Judge:
+    """Accuracy of PreResNet-20 on CIFAR-10."""
+    trained = load(args.weights or SHIPPED, args.dataset)
     deployed = deploy("preresnet20", trained, CPU)
-    data = load_split(args.dataset, "test", args.data_dir, trained.spec)
-    count = min(args.images or len(data), len(data))
-    data = data.subset(torch.arange(count) * len(data) // count)  # files may come by class
+    data = evenly(load_split(args.dataset, "test", args.data_dir, trained.spec), args.images)
 
     def tally(images: torch.Tensor) -> torch.Tensor:
         seen = ImageSet(images, data.labels, data.classes)
         logits = all_logits(deployed.net, deployed.preprocess, seen, BATCH, CPU, quiet=True)
         right = logits.argmax(1) == data.labels
-        return torch.stack([right, torch.ones_like(right)], 1).double()  # (N, 2)
+        return torch.stack([right, torch.ones_like(right)], 1).long()  # (N, 2)
 
     digest = checkpoint.digest(deployed.net.state_dict())
     return Judge(
-        data.images, "accuracy", digest, tally, lambda counts: counts[..., 0] / counts[..., 1]
+        data.images, "accuracy", digest, tally, lambda counts: float(counts[0] / counts[1])
     )
 
 
-def without_each(judge: Judge, tally: torch.Tensor) -> torch.Tensor:
-    """The score without each of the pictures, ``(N,)``."""
-    return judge.score(tally.sum(0) - tally)
+def mean_iou(args) -> Judge:
+    """Mean intersection over union of the U-Net on CamVid; without weights, on nothing."""
+    data = cropped(evenly(load_masks(args.dataset, "test", args.data_dir), args.images))
+    if args.weights is None:
+        return Judge(data.images)
+    deployed = deploy("unet", load(args.weights, args.dataset), CPU)
+
+    def tally(images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            batches = map(deployed.preprocess, images.split(FEW))
+            maps = torch.cat([deployed.net(batch).argmax(1) for batch in batches])
+        each = torch.arange(len(maps)).split(1)
+        return torch.stack([confusion_matrix(maps[i], data.subset(i)) for i in each])  # (N, K, K)
+
+    digest = checkpoint.digest(deployed.net.state_dict())
+    return Judge(data.images, "mean IoU", digest, tally, lambda matrix: scores(matrix)["miou"])
 
 
-def standard_error(scores: torch.Tensor) -> float:
-    """Of a score, by the jackknife, from what it is without each of the pictures."""
-    return float((scores.var(correction=0) * (len(scores) - 1)).sqrt())
+def cropped(data: MaskSet) -> MaskSet:
+    """The centres of pictures, as large as whole blocks of ``LARGEST`` allow."""
+    size = tuple(side // LARGEST * LARGEST for side in data.images.shape[2:])
+    labels = center_crop(data.labels, size)
+    fits = (Fit.into(size, size),) * len(data)
+    return MaskSet(center_crop(data.images, size), labels, data.classes, tuple(labels), fits)
+
+
+JUDGES = {"cifar10": accuracy, "camvid": mean_iou}
+
+
+def standard_error(left_out: torch.Tensor) -> float:
+    """Of a score, by the jackknife, from the scores without each of the pictures ``(N,)``."""
+    return float((left_out.var(correction=0) * (len(left_out) - 1)).sqrt())
 
 
 def measure(
-    scheme, channel: Channel, judge: Judge, plain: torch.Tensor | None
-) -> tuple[dict, torch.Tensor]:
-    """A row, and its tally; ``plain`` is that of plain pictures in the same kind of file."""
+    scheme: Scheme, channel: Channel, judge: Judge, plain: torch.Tensor | None
+) -> tuple[dict, torch.Tensor | None]:
+    """A row, and the scores; ``plain`` are those of plain pictures in the same kind of file."""
     started = time.perf_counter()
     restored, sent = scheme.through(channel, judge.images)
-    tally = judge.tally(restored)
-    plain = tally if plain is None else plain
-    score, reference = (float(judge.score(t.sum(0))) for t in (tally, plain))
-    left_out, reference_left_out = (without_each(judge, t) for t in (tally, plain))
     row = {
         "scheme": scheme.name,
         "channel": channel.name,
         "key_bits": scheme.bits(tuple(judge.images.shape[2:])),
         "bytes": sent / len(judge.images),
         "psnr": None if torch.equal(restored, judge.images) else psnr(judge.images, restored),
-        "score": score,
-        "score_error": standard_error(left_out),
-        "difference": score - reference,
-        "difference_error": standard_error(left_out - reference_left_out),
-        "seconds": time.perf_counter() - started,
     }
-    return row, tally
+    if judge.tally is None:
+        return row, None
+    found = judge.scores(restored)
+    difference = found - (found if plain is None else plain)
+    return row | {
+        "score": float(found[0]),
+        "score_error": standard_error(found[1:]),
+        "difference": float(difference[0]),
+        "difference_error": standard_error(difference[1:]),
+        "seconds": time.perf_counter() - started,
+    }, found
 
 
 def main() -> None:
@@ -133,7 +177,7 @@ def main() -> None:
     flags.writable_folder(args.out_dir, "-out_dir")
     keep_freed_memory()
     name = f"jpeg_channel_{args.dataset}"
-    judge = classification(args)
+    judge = JUDGES[args.dataset](args)
     settings = {
         "dataset": args.dataset,
         "images": len(judge.images),

@@ -9,34 +9,18 @@ EIGHTS = ("blocks:8", "blocks:8 per image", "etc:8")  # what moves the squares t
 def markdown(record: dict) -> str:
     """All rows, those of a kind of file together."""
     plain = _rows(record, PLAIN.name)
-    headings = [
-        "file",
-        "scrambling",
-        "keys, bits",
-        "bytes",
-        "more",
-        "PSNR, dB",
-        "score",
-        "less plain",
-    ]
+    headings = ["file", "scrambling", "keys, bits", "bytes", "PSNR, dB"]
+    if record["measure"] is not None:
+        headings += [record["measure"], "less plain, points"]
     lines = []
     for row in record["rows"]:
-        same = row["scheme"] == PLAIN.name
-        more = row["bytes"] / plain[row["channel"]]["bytes"] - 1
-        lines.append(
-            (
-                row["channel"],
-                row["scheme"],
-                _bits(row),
-                f"{row['bytes']:,.0f}",
-                "" if same else f"{more:+.1%}",
-                "exact" if row["psnr"] is None else f"{row['psnr']:.2f}",
-                _percent(row["score"], row["score_error"]),
-                ""
-                if same
-                else f"{100 * row['difference']:+.2f} ± {100 * row['difference_error']:.2f}",
-            )
-        )
+        psnr = "exact" if row["psnr"] is None else f"{row['psnr']:.2f}"
+        size = f"{row['bytes']:,.0f}{_more(row, plain)}"
+        line = [row["channel"], row["scheme"], _bits(row), size, psnr]
+        if record["measure"] is not None:
+            line.append(f"{row['score']:.2%} ± {100 * row['score_error']:.2f}")
+            line.append("" if row["scheme"] == PLAIN.name else _loss(row))
+        lines.append(line)
     return markdown_table(headings, lines, left=2)
 
 
@@ -47,13 +31,11 @@ def short(record: dict) -> str:
     plain, lines = _rows(record, PLAIN.name), []
     for scheme in SCHEMES:
         rows = _rows(record, scheme.name)
-        at = "JPEG 4:4:4, 85"
-        more = f"{rows[at]['bytes'] / plain[at]['bytes'] - 1:+.1%}"
-        first = f"{rows[at]['bytes']:,.0f} bytes" if scheme is PLAIN else more
-        scores = [rows[f"JPEG 4:4:4, {quality}"] for quality in QUALITIES]
-        scores.append(rows["JPEG 4:2:0, 85"])
-        shown = [f"{row['score']:.1%}" for row in scores]
-        lines.append((scheme.name, _bits(rows[at]), first, *shown))
+        middle = rows["JPEG 4:4:4, 85"]
+        shown = [*(rows[f"JPEG 4:4:4, {quality}"] for quality in QUALITIES), rows["JPEG 4:2:0, 85"]]
+        size = f"{middle['bytes']:,.0f}{_more(middle, plain)}"
+        scores = (f"{row['score']:.1%}" for row in shown)
+        lines.append((scheme.name, _bits(middle), size, *scores))
     return markdown_table(headings, lines, left=1)
 
 
@@ -65,13 +47,14 @@ def sentence(record: dict) -> str:
         for row in record["rows"]
         if row["scheme"] in EIGHTS and row["channel"].startswith("JPEG 4:4:4")
     ]
-    least = min(rows, key=lambda row: row["difference"])
-    most = max(row["bytes"] / plain[row["channel"]]["bytes"] - 1 for row in rows)
-    return (
-        f"In JPEG files at full colour (4:4:4), 8x8 blocks cost at most {most:.1%} of bytes and "
-        f"{-100 * least['difference']:.2f} ± {100 * least['difference_error']:.2f} points "
-        f"({least['scheme']}, {least['channel']}).\n"
+    largest = max(row["bytes"] / plain[row["channel"]]["bytes"] for row in rows) - 1
+    text = (
+        f"Of pictures whose 8x8 blocks moved, JPEG files in 4:4:4 are at most {largest:.1%} larger"
     )
+    if record["measure"] is not None:
+        worst = min(rows, key=lambda row: row["difference"])
+        text += f", and the {record['measure']} is at most {_loss(worst)} points lower"
+    return f"{text}.\n"
 
 
 def _rows(record: dict, scheme: str) -> dict[str, dict]:
@@ -83,5 +66,11 @@ def _bits(row: dict) -> str:
     return "" if row["key_bits"] is None else f"{row['key_bits']:,.0f}"
 
 
-def _percent(value: float, error: float) -> str:
-    return f"{value:.2%} ± {100 * error:.2f}"
+def _more(row: dict, plain: dict[str, dict]) -> str:
+    """How much larger a file is than that of the plain picture."""
+    more = row["bytes"] / plain[row["channel"]]["bytes"] - 1
+    return "" if row["scheme"] == PLAIN.name else f" ({more:+.1%})"
+
+
+def _loss(row: dict) -> str:
+    return f"{-100 * row['difference']:.2f} ± {100 * row['difference_error']:.2f}"
