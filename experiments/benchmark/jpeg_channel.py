@@ -15,7 +15,7 @@ known and not measured again. Writes ``jpeg_channel_DATASET.json`` and ``jpeg_ch
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import conf
@@ -31,7 +31,7 @@ from utils.cli import flags
 from utils.data.datasets import ImageSet, load_split
 from utils.data.masks import Fit, MaskSet
 from utils.data.segmentation import load_masks
-from utils.inference.evaluation import all_logits
+from utils.inference.evaluation import all_labels, all_logits
 from utils.inference.network import deploy, load
 from utils.inference.segmentation_metrics import confusion_matrix, scores
 from utils.io import checkpoint
@@ -117,12 +117,11 @@ def mean_iou(args) -> Judge:
     data = cropped(evenly(load_masks(args.dataset, "test", args.data_dir), args.images))
     if args.weights is None:
         return Judge(data.images)
-    deployed = deploy("unet", load(args.weights, args.dataset), CPU)
+    deployed = deploy("unet", load(args.weights, args.dataset), CPU, maps=True)
 
     def tally(images: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            batches = map(deployed.preprocess, images.split(FEW))
-            maps = torch.cat([deployed.net(batch).argmax(1) for batch in batches])
+        seen = replace(data, images=images)
+        maps = all_labels(deployed.net, deployed.preprocess, seen, FEW, CPU, quiet=True)
         each = torch.arange(len(maps)).split(1)
         return torch.stack([confusion_matrix(maps[i], data.subset(i)) for i in each])  # (N, K, K)
 

@@ -6,11 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from running import ROOT
 
-from experiments.lib.channel_table import sentence
+from experiments.lib.channel_table import sentence, short
 from experiments.lib.channels import CHANNELS, SCHEMES
+from models import create_model
 
 JPEG_CHANNEL = ROOT / "experiments" / "benchmark" / "jpeg_channel.py"
 
@@ -70,6 +72,7 @@ def test_rows_are_what_they_say_and_are_not_measured_again(measure, tree, tmp_pa
     # of an accuracy the jackknife is the textbook's standard error, with N - 1
     assert row["score_error"] == pytest.approx(math.sqrt(plain * (1 - plain) / 5))
 
+    assert len(short(record).splitlines()) == 2 + len(SCHEMES)
     kept, dropped = record["rows"][:-2], record["rows"][-2:]
     kept[0]["seconds"] = -1
     path = tmp_path / "jpeg_channel_cifar10.json"
@@ -97,3 +100,17 @@ def test_photographs_without_a_network(measure, camvid):
         rows[scheme, "JPEG 4:4:4, 75"]["psnr"] for scheme in ("whole image", "blocks:8")
     )
     assert small < large - 5 and "larger.\n" in sentence(record)
+
+
+def test_photographs_seen_by_a_network(measure, camvid, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr("experiments.lib.channels.CHANNELS", CHANNELS[:2])
+    weights = tmp_path_factory.mktemp("unet") / "unet.pt"
+    torch.manual_seed(0)
+    torch.save(create_model("unet", 11).state_dict(), weights)
+    result, record = measure("-dataset", "camvid", "-data_dir", camvid, "-weights", weights)
+    assert result.status == 0, result.err
+    rows = {(row["scheme"], row["channel"]): row for row in record["rows"]}
+    assert record["measure"] == "mean IoU" and len(rows) == 2 * len(SCHEMES)
+    assert rows["blocks:16", "PNG"]["score"] == rows["no scrambling", "PNG"]["score"] > 0
+    assert rows["whole image", "JPEG 4:4:4, 95"]["difference"] != 0
+    assert "points lower" in sentence(record)
