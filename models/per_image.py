@@ -5,26 +5,24 @@ and leaves the layers' keys the same for all images. Here each image has its own
 of map, so that whoever watches the server's memory without the key finds no statistics there.
 """
 
-import copy
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from models.keying.key_network import planned
+from models.keying.layout import MapKey
+from models.keying.plan import Shared
 from models.keying.verify import compare
-from operators import PerImageScrambler
-from operators.gather import reorder
-
-SPATIAL = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+from operators import PerImageScrambler, SecretKey
 
 
 class PerImageNetwork(nn.Module):
     """Runs a network on a batch in which every image and each of its maps has its own key.
 
     Convention: the input is scrambled by ``scrambler``; a map of ``n > 1`` positions of the image
-    with nonce ``v`` is under ``secret.permutation(n, index=1, nonce=v)``. Maps of one size share a
-    key, so that they can be added. Around each convolution and pooling of a fixed window the maps
-    are restored and scrambled again, as the gather backend does. Everything else in the network
-    must treat all positions alike; whether it does is tried out on random images.
+    with nonce ``v`` is under ``secret.permutation(n, index=1, nonce=v)``. It is planned as
+    ``key_network`` does it, so that the maps of the layers lie scrambled for any network; where it
+    divides a key into those of windows and of their positions, each follows from its own ``n``.
 
     Shape: input ``(N, C, H, W)`` and ``N`` nonces, output as the network's.
 
@@ -34,48 +32,63 @@ class PerImageNetwork(nn.Module):
 
     Raises:
         ValueError: for a scrambler of single values.
-        KeyingError: if the outputs are not those of ``net``.
+        KeyingError: if the network cannot be keyed, or the outputs are not those of ``net``.
     """
 
     def __init__(self, net: nn.Module, scrambler: PerImageScrambler) -> None:
         super().__init__()
         if scrambler.values:
             raise ValueError("maps are scrambled by whole pixels, got a scrambler of single values")
-        self.net, self.scrambler = copy.deepcopy(net), scrambler
-        self._start(())
-        for layer in self.net.modules():
-            if isinstance(layer, SPATIAL):
-                # Bound methods, which are copied and pickled with what they are bound to.
-                layer.register_forward_pre_hook(self._restore)
-                layer.register_forward_hook(self._scramble)
-        convolution = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
-        shape = (getattr(convolution, "in_channels", 3), *scrambler.image_size)
-        nonces = [b"0", b"1"]
-        compare(net, self, shape, send=lambda x: (scrambler.scramble(x, nonces), nonces))
+        self.scrambler, self._keys = scrambler, _KeysBySize(scrambler.secret)
+        fixed = scrambler.fixed.key
+        self._shared = Shared(MapKey(0, fixed.numel(), fixed), backend="gather", per_image=True)
+        self.net = planned(net, scrambler.image_size, self._shared, self._keys)
+        self.net.key_training(net.training)
+        self.training, nonces = net.training, [b"0", b"1"]
+        precision = self.net.modes[False].program.precision
+        shape, scramble = self.net.image_shape, scrambler.scramble
+        compare(net, self, shape, precision, lambda x: (scramble(x, nonces), nonces))
 
-    def forward(self, x: Tensor, nonces: Sequence[bytes]) -> Tensor:
-        self._start(nonces)
-        natural = self.scrambler.unscramble(x, nonces)
-        return self.net(reorder(natural, *self._keys_of(natural)))
+    def train(self, mode: bool = True) -> "PerImageNetwork":
+        """As of any module.
 
-    def _start(self, nonces: Sequence[bytes]) -> None:
-        """Of each batch, the keys of its maps are derived once, by size of map."""
-        self._nonces = nonces
-        self._keys: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        Raises:
+            KeyingError: what the network does in training cannot be keyed.
+        """
+        self._give(None, self.scrambler.fixed.key)  # planned with common keys for all images
+        return super().train(mode)
 
-    def _keys_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys of the batch's maps of the size of ``x`` and their inverses, each ``(N, H*W)``."""
-        size = tuple(x.shape[2:])
-        if size not in self._keys:
-            keys = self.scrambler.secret.permutations(size[0] * size[1], self._nonces, index=1)
-            self._keys[size] = keys.to(x.device), keys.argsort(1).to(x.device)
-        return self._keys[size]
+    def forward(self, x: Tensor, nonces: Sequence[bytes]) -> object:
+        self._give(nonces, self.scrambler.keys_of(x, nonces))
+        layers = [layer for mode in self.net.modes.values() for layer in mode.layers]
+        for name, *keys in layers:  # both modes share layers
+            self.net.get_submodule(name).give_keys(*(key.value.to(x.device) for key in keys))
+        return self.net(x)
 
-    def _restore(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
-        """What a layer takes, in natural order: a forward pre-hook."""
-        key, inverse = self._keys_of(inputs[0])
-        return reorder(inputs[0], inverse, key)
+    def _give(self, nonces: Sequence[bytes] | None, image_keys: Tensor) -> None:
+        """Fix the keys of a batch, or some that all images share."""
+        self._keys.use(nonces)
+        self._shared.image_key.give(image_keys)
+        todo = list(self._shared.keys)
+        for key in todo:
+            todo.extend(key.parts)
+            if not key.parts and key.root is not self._shared.image_key.root:
+                key.give(self._keys.draw(key.positions))
 
-    def _scramble(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """What a layer returns, under the key of its size: a forward hook."""
-        return reorder(output, *self._keys_of(output))
+
+class _KeysBySize:
+    """The keys of a batch's maps; those of one size are the same, and are derived once."""
+
+    def __init__(self, secret: SecretKey) -> None:
+        self.secret = secret
+        self.use(None)
+
+    def use(self, nonces: Sequence[bytes] | None) -> None:
+        self._nonces, self._drawn = nonces, {}
+
+    def draw(self, n: int) -> Tensor:
+        """``(N, n)``, or ``(n,)`` for keys that all images share."""
+        if n not in self._drawn:
+            keys = self.secret.permutations(n, self._nonces or [b""], index=1)
+            self._drawn[n] = keys[0] if self._nonces is None else keys[: len(self._nonces)]
+        return self._drawn[n]

@@ -154,13 +154,15 @@ class Reorder(nn.Module):
     Shape: ``(..., H, W)`` -> the same.
 
     Args:
-        index: ``(H*W,)`` int64, a permutation.
+        index: as ``reorder`` takes it.
     """
 
     def __init__(self, index: Tensor) -> None:
         super().__init__()
         # A 1x1 map has no other permutation, so VGG16 meets this case in its last pooling.
-        self.identity = torch.equal(index, torch.arange(index.numel(), device=index.device))
+        self.identity = index.shape[-1] == 1 or torch.equal(
+            index, torch.arange(index.numel(), device=index.device)
+        )
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("inverse", invert(index), persistent=False)
 

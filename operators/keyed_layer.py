@@ -48,11 +48,19 @@ class KeyedLayer(nn.Module):
             return
         tiles = disjoint_tiles(in_key, out_key, geometry)
         if tiles is None:
-            self.before, self.after = Reorder(invert(in_key)), Reorder(out_key)
-            self.native = (geometry.stride, geometry.padding, geometry.dilation)
+            self.give_keys(in_key, out_key)
         else:
             self.before, self.after = Reorder(tiles), nn.Identity()
             self.native = (geometry.kernel_size, 0, 1)
+
+    def give_keys(self, in_key: Tensor, out_key: Tensor) -> None:
+        """Take other keys, unchecked, or one for each image of the batch to come; not for deform.
+
+        Shape: ``(H*W,)`` and ``(H_out*W_out,)``, or with ``N`` in front.
+        """
+        self.in_key, self.out_key = in_key, out_key
+        self.before, self.after = Reorder(invert(in_key)), Reorder(out_key)
+        self.native = (self.geometry.stride, self.geometry.padding, self.geometry.dilation)
 
     def check_input(self, x: Tensor, channels: int | str) -> None:
         """ValueError for an input that is no batch of maps of ``image_size``."""

@@ -82,7 +82,7 @@ class PerImageScrambler:
 
     def unscramble(self, scrambled: Tensor, nonces: Sequence[bytes]) -> Tensor:
         """Restore each image: the inverse of ``scramble``. Warns of a nonce that repeats."""
-        inverse = self._inverses(scrambled, nonces)
+        inverse = self.keys_of(scrambled, nonces).argsort(1)
         return self._gather(self._invert(scrambled, nonces), inverse)
 
     forward, backward = scramble, unscramble  # as ImageScrambler has them
@@ -92,19 +92,22 @@ class PerImageScrambler:
 
         Warns of a nonce that repeats.
         """
-        inverse, fixed = self._inverses(scrambled, nonces), self.fixed.key
+        inverse, fixed = self.keys_of(scrambled, nonces).argsort(1), self.fixed.key
         if self.values:
             planes = torch.arange(scrambled.shape[1])[:, None] * len(fixed)
             fixed = (planes + fixed).flatten()  # (C*H*W,)
         return self._gather(self._invert(scrambled, nonces), inverse[:, fixed])
 
-    def _inverses(self, scrambled: Tensor, nonces: Sequence[bytes]) -> Tensor:
-        """The inverses of ``_keys``; images that share a nonce can be restored, with a warning."""
+    def keys_of(self, scrambled: Tensor, nonces: Sequence[bytes]) -> Tensor:
+        """The keys of scrambled images, ``(N, H*W)``, or ``(N, C*H*W)`` with ``values``.
+
+        Images that share a nonce can be restored, with a warning.
+        """
         try:
             require_distinct(nonces)
         except ValueError as error:
             warnings.warn(str(error), stacklevel=3)
-        return self._keys(scrambled, nonces).argsort(1)
+        return self._keys(scrambled, nonces)
 
     def _keys(self, images: Tensor, nonces: Sequence[bytes]) -> Tensor:
         """A permutation for each image: ``(N, H*W)``, or ``(N, C*H*W)`` with ``values``."""

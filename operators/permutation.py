@@ -18,10 +18,9 @@ SEED_LIMIT = 2**32
 
 
 def invert(permutation: Tensor) -> Tensor:
-    """The inverse permutation: ``invert(k)[k[p]] = p``. Shape ``(n,)``, int64."""
-    inverse = torch.empty_like(permutation)
-    inverse[permutation] = torch.arange(permutation.numel(), device=permutation.device)
-    return inverse
+    """The inverse permutation, int64: ``invert(k)[k[p]] = p``. Shape ``(n,)``, or ``(..., n)``."""
+    positions = torch.arange(permutation.shape[-1], device=permutation.device)
+    return torch.empty_like(permutation).scatter_(-1, permutation, positions.expand_as(permutation))
 
 
 def check_permutation(permutation: Tensor, size: tuple[int, int], name: str = "key") -> Tensor:

@@ -11,13 +11,14 @@ to the next is scrambled, unless a flattening or a global pooling has made featu
 """
 
 import copy
+from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
 
 from models.keying.graph import HELPERS, VALUE, Exported, KeyingError, Value, skeleton
 from models.keying.layout import NATURAL, Layout, MapKey, Run, atoms, span
 from models.keying.network import KeyedNetwork, Mode, Program
-from models.keying.plan import LAYOUT, RULE, Plan
+from models.keying.plan import LAYOUT, RULE, Plan, Shared
 from models.keying.registry import SOURCES, rule_for
 from models.keying.report import RESTORED, rows
 from models.keying.rewrite import carry_out
@@ -67,15 +68,9 @@ def key_network(
         True
     """
     resolve_backend(backend)
-    work = copy.deepcopy(net)
-    if hasattr(work, HELPERS):
-        raise KeyingError(f"forward: a network with an attribute {HELPERS!r} cannot be keyed")
-    plain = skeleton(work)
-    work.add_module(HELPERS, nn.Module().train(net.training))
-    image, exported = trace_at(plain, scrambler.image_size, in_channels)
-    planner = Planner(plain, image, scrambler, backend, scramble_output, strict)
-    modes, image_key = {False: planner.key(work, exported)}, scrambler.key.to(image.device)
-    keyed = KeyedNetwork(work, modes, tuple(image.shape[1:]), image_key, planner.rekey)
+    shared = Shared(MapKey(0, scrambler.key.numel(), scrambler.key.cpu()), backend, strict)
+    output = scrambler if scramble_output else None
+    keyed = planned(net, scrambler.image_size, shared, scrambler.layer_keys(), in_channels, output)
     if verify:
         precision = keyed.modes[False].program.precision
         send, restore = (lambda images: (scrambler(images),)), keyed.restored
@@ -83,27 +78,46 @@ def key_network(
     return keyed
 
 
+def planned(
+    net: nn.Module,
+    image_size: tuple[int, int],
+    shared: Shared,
+    stream: KeyStream,
+    in_channels: int | None = None,
+    output: ImageScrambler | None = None,
+) -> KeyedNetwork:
+    """The keyed network of a plain one, unverified.
+
+    Args:
+        stream: where keys are drawn from.
+        output: whose keys for outputs the maps come back under; None for natural order.
+    """
+    work = copy.deepcopy(net)
+    if hasattr(work, HELPERS):
+        raise KeyingError(f"forward: a network with an attribute {HELPERS!r} cannot be keyed")
+    plain = skeleton(work)
+    work.add_module(HELPERS, nn.Module().train(net.training))
+    image, exported = trace_at(plain, image_size, in_channels)
+    planner = Planner(plain, image, shared, stream, output)
+    mode, image_key = planner.key(work, exported), shared.image_key.value.to(image.device)
+    return KeyedNetwork(work, {False: mode}, tuple(image.shape[1:]), image_key, planner.rekey)
+
+
+@dataclass
 class Planner:
     """Keys a network in one mode after the other, with the same keys.
 
-    Args:
+    Attributes:
         plain: the network, with parameters that are shared with the keyed one.
         image: an example of a batch.
+        shared, stream, output: as ``planned`` takes them.
     """
 
-    def __init__(
-        self,
-        plain: nn.Module,
-        image: Tensor,
-        scrambler: ImageScrambler,
-        backend: str,
-        scramble_output: bool,
-        strict: bool,
-    ) -> None:
-        self.plain, self.image, self.scrambler = plain, image, scrambler
-        self.backend, self.scramble_output, self.strict = backend, scramble_output, strict
-        self.stream = scrambler.layer_keys()
-        self.known: dict[str, Tensor] = {}
+    plain: nn.Module
+    image: Tensor
+    shared: Shared
+    stream: KeyStream
+    output: ImageScrambler | None
 
     def rekey(self, keyed: nn.Module) -> Mode:
         """Key what a keyed network does in training, with the parameters that it has now."""
@@ -119,19 +133,18 @@ class Planner:
         """Plan a network in one mode, and rewrite ``net``."""
         from models.keying import rules  # noqa: F401  (fills the registry; plain networks need none)
 
-        graph, spec = exported.graph, exported.spec
+        graph, spec, shared = exported.graph, exported.spec, self.shared
         helpers = net.get_submodule(HELPERS)
         for name, constant in exported.constants.items():
             helpers.register_buffer(name, constant, persistent=False)
-        key = self.scrambler.key.cpu()
-        plan = make_plan(Plan(net, graph, self.backend, key, self.known, self.strict))
-        output_keys = plan_output(plan, self.scrambler, self.scramble_output)
-        for map_key in plan.keys:
-            draw(map_key, self.stream)
-        self.known = {name: key.value for name, key in plan.places.items()} | self.known
+        plan = make_plan(Plan(net, graph, shared))
+        output_keys = plan_output(plan, self.output)
+        for key in shared.keys:
+            draw(key, self.stream)
+        shared.known = {name: key.value for name, key in plan.places.items()} | shared.known
         plain, seen = Program.of(graph, spec), rows(plan)
-        carry_out(plan, helpers)
-        return Mode(Program.of(graph, spec), plain, output_keys, seen)
+        layers = carry_out(plan, helpers)
+        return Mode(Program.of(graph, spec), plain, output_keys, seen, layers)
 
 
 def draw(key: MapKey, stream: KeyStream) -> None:
@@ -146,7 +159,7 @@ def make_plan(plan: Plan) -> Plan:
     """Apply the rule of every operation, in the order of execution."""
     for node in plan.graph.nodes:
         if node.op == "placeholder":
-            key = plan.keys[0]
+            key = plan.shared.image_key
             outer = plan.shape(node)[0] * plan.shape(node)[1]
             node.meta[LAYOUT] = (Run(key, outer),) if key.positions > 1 else NATURAL
         elif node.op != "output":
@@ -163,7 +176,7 @@ def layout_after(plan: Plan, node: fx.Node) -> object:
         return NATURAL  # a shape, a number
     rule = rule_for(target)
     seen = any(any(x.meta.get(LAYOUT, NATURAL)) for x in node.all_input_nodes)
-    if not seen and (rule not in SOURCES or not plan.tensors(node)):
+    if not seen and (rule not in SOURCES or not any(map(plan.has_batch, plan.tensors(node)))):
         return (NATURAL,) * len(value) if several else NATURAL
     if rule is not None:
         node.meta[RULE] = rule.__name__
@@ -177,7 +190,7 @@ def layout_after(plan: Plan, node: fx.Node) -> object:
         if layout is not NotImplemented:
             # a module may return the first of its operator's results alone
             return layout[0] if layout and not several and isinstance(layout[0], tuple) else layout
-    if plan.strict:
+    if plan.shared.strict:
         plan.fail(node, "has no rule, so what it does to a scrambled map is not known")
     node.meta[RULE] = RESTORED
     layout = restored(plan, node)
@@ -203,7 +216,7 @@ def restored(plan: Plan, node: fx.Node) -> Layout:
     return plan.scramble_result(node, tuple(fresh))
 
 
-def plan_output(plan: Plan, scrambler: ImageScrambler, scramble_output: bool) -> list:
+def plan_output(plan: Plan, scrambler: ImageScrambler | None) -> list:
     """Restore what is returned, or bring it under the client's keys; those, one for each leaf."""
     (output,) = plan.graph.find_nodes(op="output")
     keys: list[ImageScrambler | None] = []
@@ -214,7 +227,7 @@ def plan_output(plan: Plan, scrambler: ImageScrambler, scramble_output: bool) ->
             is_map = len(shape) > 2 and [(r.outer, r.key.positions) for r in layout] == [
                 span(shape, len(shape) - 2, len(shape) - 1)
             ]
-            if scramble_output and is_map:
+            if scrambler is not None and is_map:
                 key = scrambler.for_output(shape[-2:], sum(k is not None for k in keys))
                 plan.rekey(output, x, layout[0], MapKey(0, key.key.numel(), key.key.cpu()))
             else:

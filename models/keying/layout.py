@@ -41,6 +41,11 @@ class MapKey:
         self._parts: tuple[MapKey, ...] = ()
 
     @classmethod
+    def natural(cls, positions: int) -> MapKey:
+        """The key of what is not scrambled."""
+        return cls(0, positions, torch.arange(positions))
+
+    @classmethod
     def product(cls, *keys: MapKey) -> MapKey:
         """The key of a map whose slowest positions are under the first, and so on."""
         key = cls(keys[0].order, prod(part.positions for part in keys))
@@ -59,14 +64,18 @@ class MapKey:
 
     @property
     def value(self) -> Tensor | None:
-        """The permutation, int64 ``(positions,)``, or None before it is drawn."""
+        """The permutation, int64 ``(positions,)``, or None before it is drawn.
+
+        With an axis ``N`` in front where each image of a batch has its own.
+        """
         if not self.parts:
             return self.root._value
         value = torch.zeros(1, dtype=torch.int64)
         for part in self.parts:
             if part.value is None:
                 return None
-            value = (value[:, None] * part.positions + part.value).flatten()
+            value = value[..., :, None] * part.positions + part.value[..., None, :]
+            value = value.flatten(-2)
         return value
 
     def give(self, key: Tensor) -> None:
@@ -98,6 +107,31 @@ class MapKey:
             return False
         root._parts = tuple(MapKey(root.order, size, divisible=True) for size in sizes)
         return True
+
+
+class Moved(MapKey):
+    """The key of an operand that makes an operation, which moves positions, return scrambled maps.
+
+    Args:
+        key: that of the operand so far, in whose order the positions stay that no result takes.
+        results: key of a result, and ``(positions,)`` int64: which position each position of the
+            result is taken from, none twice.
+    """
+
+    def __init__(self, key: MapKey, results: list[tuple[MapKey, Tensor]]) -> None:
+        super().__init__(key.order, key.positions)
+        self.key, self.results = key, results
+
+    @property
+    def value(self) -> Tensor:
+        value = self.key.value
+        taken = torch.cat([source for _, source in self.results])
+        free = ~torch.isin(torch.arange(self.positions), taken)
+        moved = value.clone()
+        moved[..., free] = value[~torch.isin(value, taken)].view(*value.shape[:-1], -1)
+        for key, source in self.results:
+            moved[..., source] = source[key.value]
+        return moved
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from models.keying.graph import unflatten
+from models.keying.layout import MapKey
 from models.keying.report import Report
 
 
@@ -93,12 +94,14 @@ class Mode:
         plain: the same before it was keyed.
         output_keys: for each leaf of the output.
         rows: of ``KeyedNetwork.report``.
+        layers: names of modules with keys, and the keys that their ``give_keys`` takes.
     """
 
     program: Program
     plain: Program | None = None
     output_keys: list = field(default_factory=list)
     rows: list = field(default_factory=list)
+    layers: list[tuple[str, MapKey, MapKey]] = field(default_factory=list)
 
 
 class GraphNetwork(nn.Module):
@@ -185,7 +188,7 @@ class KeyedNetwork(GraphNetwork):
         return Report(tuple(self.modes[self._now].rows))
 
     def forward(self, x: Tensor) -> object:
-        self._key_training(self.training)
+        self.key_training(self.training)
         return super().forward(x)
 
     def train(self, mode: bool = True) -> KeyedNetwork:
@@ -194,10 +197,11 @@ class KeyedNetwork(GraphNetwork):
         Raises:
             KeyingError: that cannot be keyed.
         """
-        self._key_training(mode)
+        self.key_training(mode)
         return super().train(mode)
 
-    def _key_training(self, training: bool) -> None:
+    def key_training(self, training: bool = True) -> None:
+        """Key what the network does in training, if it trains and that was not done."""
         if training and True not in self.modes:
             self.modes[True] = self._rekey(self)
             self._functions[True] = self.modes[True].program.function()

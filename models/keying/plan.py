@@ -15,14 +15,13 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 
-import torch
 from torch import Tensor, fx, nn
 
-from models.keying.graph import CALL, HEAD, INPUT, VALUE, KeyingError, Value
+from models.keying.graph import BATCH, CALL, HEAD, INPUT, VALUE, KeyingError, Value
 from models.keying.layout import NATURAL, Layout, MapKey, Run, Shape, span
-from operators.permutation import invert
 
 LAYOUT, RULE = "privdl_layout", "privdl_rule"
 
@@ -32,17 +31,18 @@ class Reordering:
     """Reorder ``operand`` on its way into ``node``, or the result of ``node`` where it is None.
 
     Args:
-        run: the positions; its key says how many they are.
-        index: ``out[p] = in[index[p]]``, asked for when all keys are drawn.
-        shape: lengths that the operand is expanded to first, -1 for those that stay, or None.
+        in_key, out_key: the keys of the positions before and after.
+        outer: where the positions are, as of a ``Run``.
+        shape: lengths that the operand is expanded to first, or None.
         optional: whether to leave it out where it changes nothing. All others are there whatever
             the keys are, so that networks under different keys are built alike.
     """
 
     node: fx.Node
     operand: fx.Node | None
-    run: Run
-    index: Callable[[], Tensor]
+    in_key: MapKey
+    out_key: MapKey
+    outer: int
     shape: Shape | None = None
     optional: bool = False
 
@@ -53,9 +53,32 @@ class Replacement:
 
     node: fx.Node
     operand: fx.Node
-    in_key: MapKey | None
-    out_key: MapKey | None
+    in_key: MapKey
+    out_key: MapKey
     build: Callable[[Tensor, Tensor], nn.Module]
+
+
+@dataclass
+class Shared:
+    """What the plans of a network's two modes share.
+
+    Attributes:
+        image_key: the key of the input images.
+        backend: how keyed operators compute.
+        strict: whether to refuse what has no rule.
+        per_image: whether each image has its own keys, so that all that is scrambled has a batch.
+        keys: all that were made.
+        known: those that are drawn already, by their places in a plan.
+        layers: keys of input and output of the layers that are keyed already, by their names.
+    """
+
+    image_key: MapKey
+    backend: str
+    strict: bool = False
+    per_image: bool = False
+    keys: list[MapKey] = field(default_factory=list)
+    known: dict[str, Tensor] = field(default_factory=dict)
+    layers: dict[str, tuple[MapKey, MapKey]] = field(default_factory=dict)
 
 
 class Plan:
@@ -64,26 +87,12 @@ class Plan:
     Args:
         net: the network whose modules the graph calls.
         graph: from ``models.keying.graph.export``.
-        backend: how keyed operators compute.
-        image_key: the key of the input images.
-        known: keys that are fixed already, by their places in another plan.
-        strict: whether to refuse what has no rule.
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        graph: fx.Graph,
-        backend: str,
-        image_key: Tensor,
-        known: dict[str, Tensor],
-        strict: bool,
-    ) -> None:
-        self.net, self.graph, self.backend, self.strict = net, graph, backend, strict
-        self.keys = [MapKey(0, image_key.numel(), image_key)]
+    def __init__(self, net: nn.Module, graph: fx.Graph, shared: Shared) -> None:
+        self.net, self.graph, self.shared = net, graph, shared
         self.places: dict[str, MapKey] = {}  # who was given which key
         self.counts: Counter[str] = Counter()
-        self.known = known
         self.edits: list[Reordering | Replacement] = []
         self.lost: set[fx.Node] = set()  # whose result came out natural
         self._restored: set[tuple[fx.Node, fx.Node, Run]] = set()
@@ -105,6 +114,9 @@ class Plan:
 
     def shape(self, node: fx.Node) -> Shape:
         return node.meta[VALUE].shape
+
+    def has_batch(self, node: fx.Node) -> bool:
+        return prod(self.shape(node)) % BATCH == 0
 
     def layout(self, operand: object) -> Layout:
         """The layout of an operand as planned so far; natural order for what is no tensor."""
@@ -139,57 +151,33 @@ class Plan:
         name = f"{where(node)}: {what(node, self.module(node))}"
         self.counts[name] += 1
         name = f"{name}: {self.counts[name]}"
-        key = MapKey(len(self.keys), positions, divisible=divisible)
-        known = self.known.get(name)
+        key = MapKey(len(self.shared.keys) + 1, positions, divisible=divisible)
+        known = self.shared.known.get(name)
         if known is not None and known.numel() == positions:
             key.give(known)
-        self.keys.append(key)
+        self.shared.keys.append(key)
         self.places[name] = key
         return (Run(key, outer),)
 
     def restore(self, node: fx.Node, operand: fx.Node, runs: Layout | None = None) -> None:
         """Bring runs of an operand (all of them by default) to natural order before ``node``."""
         for run in self.layout(operand) if runs is None else runs:
-            if (node, operand, run) in self._restored:
-                continue  # an operand that is given twice
-            self._restored.add((node, operand, run))
-            self.edits.append(Reordering(node, operand, run, _inverse(run.key)))
+            if (node, operand, run) not in self._restored:  # an operand may be given twice
+                self._restored.add((node, operand, run))
+                self.rekey(node, operand, run, MapKey.natural(run.key.positions))
 
     def scramble(self, node: fx.Node, operand: fx.Node, run: Run, shape: Shape | None) -> None:
         """Bring an operand in natural order under a run's key before ``node``."""
-        self.edits.append(Reordering(node, operand, run, lambda: run.key.value, shape))
+        natural = MapKey.natural(run.key.positions)
+        self.edits.append(Reordering(node, operand, natural, run.key, run.outer, shape))
 
     def rekey(
         self, node: fx.Node, operand: fx.Node, run: Run, key: MapKey, optional: bool = False
     ) -> None:
         """Bring a run of an operand under another key before ``node``."""
-
-        def index() -> Tensor:
-            return invert(run.key.value)[key.value]
-
-        self.edits.append(Reordering(node, operand, run, index, optional=optional))
-
-    def move(
-        self, node: fx.Node, operand: fx.Node, run: Run, results: list[tuple[MapKey | None, Tensor]]
-    ) -> None:
-        """Let ``node``, which moves positions of a run, make scrambled results of it.
-
-        Args:
-            results: key of a result, or None for natural order, and ``(positions,)`` int64: which
-                position of the run each position of the result is taken from, none twice.
-        """
-
-        def index() -> Tensor:
-            # Under the key `target` the operand makes the results that are asked for.
-            target = torch.full((run.key.positions,), -1)
-            for key, source in results:
-                target[source] = source if key is None else source[key.value]
-            free = (target < 0).nonzero().flatten()
-            left = run.key.value[~torch.isin(run.key.value, target)]
-            target[free] = left
-            return invert(run.key.value)[target]
-
-        self.edits.append(Reordering(node, operand, run, index))
+        optional = optional and not self.shared.per_image
+        edit = Reordering(node, operand, run.key, key, run.outer, optional=optional)
+        self.edits.append(edit)
 
     def scramble_result(self, node: fx.Node, layout: Layout) -> Layout:
         """Bring the natural result of ``node`` under the keys of ``layout``."""
@@ -198,25 +186,9 @@ class Plan:
             results = [user for user in node.users if user.target is operator.getitem]
         for result in results:
             for run in layout:
-                key = run.key
-                edit = Reordering(result, None, run, lambda key=key: key.value)
-                self.edits.append(edit)
+                natural = MapKey.natural(run.key.positions)
+                self.edits.append(Reordering(result, None, natural, run.key, run.outer))
         return layout
-
-    def replace(
-        self,
-        node: fx.Node,
-        x: fx.Node,
-        in_key: MapKey | None,
-        out: Layout,
-        build: Callable[[Tensor, Tensor], nn.Module],
-    ) -> None:
-        """Replace a layer from maps to maps, at the last two axes, by its keyed operator."""
-        self.edits.append(Replacement(node, x, in_key, out[0].key if out else None, build))
-
-
-def _inverse(key: MapKey) -> Callable[[], Tensor]:
-    return lambda: invert(key.value)
 
 
 def where(node: fx.Node) -> str:

@@ -117,8 +117,11 @@ def _agree(
         if node.op == "call_module" and x is not node.args[0]:
             return False  # a parameter of the module, which stays as it is
         sizes, stretched = plan.shape(x), None
-        if len(here) < len(covered):
-            stretched = _stretched(sizes, labels, covered, result, shape)
+        if len(here) < len(covered) or (plan.shared.per_image and not plan.has_batch(x)):
+            names = {label for label, _, _ in covered}
+            if plan.shared.per_image:
+                names |= {name for name, n in zip(result, shape, strict=True) if n % BATCH == 0}
+            stretched = _stretched(sizes, labels, names, result, shape)
             if stretched is None:
                 return False
             sizes, labels = stretched, result[-len(stretched) :]
@@ -135,12 +138,11 @@ def _agree(
 
 
 def _stretched(
-    sizes: Shape, labels: Labels, covered: Atoms, result: Labels, shape: Shape
+    sizes: Shape, labels: Labels, names: set, result: Labels, shape: Shape
 ) -> Shape | None:
-    """The shape of a broadcast operand, stretched along the axes of a run; None if it is none."""
+    """The shape of a broadcast operand, stretched along the axes ``names``; None if it is none."""
     if any(a not in (None, b) for a, b in zip(labels[::-1], result[::-1], strict=False)):
         return None
-    names = {label for label, _, _ in covered}
     rank = max(len(sizes), len(result) - min(result.index(name) for name in names))
     sizes = (1,) * (rank - len(sizes)) + sizes
     tail = range(len(result) - rank, len(result))

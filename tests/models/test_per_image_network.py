@@ -7,12 +7,12 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torch.nn import functional as F
 
 from models import KeyingError, create_model
 from models.per_image import PerImageNetwork
 from operators import PerImageScrambler, SecretKey
 from operators.key import new_nonces
+from tests.models.test_key_network import CASES, SIZE, Auxiliary
 
 SECRET = SecretKey(bytes(range(32)))
 
@@ -52,10 +52,10 @@ def test_refuses_single_values():
         PerImageNetwork(nn.Identity(), PerImageScrambler(8, SECRET, values=True))
 
 
-def ready(net: nn.Module, size: int = 8) -> tuple[PerImageNetwork, torch.Tensor, tuple]:
+def ready(net: nn.Module, size=8) -> tuple[PerImageNetwork, torch.Tensor, tuple]:
     """The keyed network, images, and the arguments that it takes for them."""
     scrambler = PerImageScrambler(size, SECRET)
-    images, nonces = torch.rand(2, 3, size, size), new_nonces(2)
+    images, nonces = torch.rand(2, 3, *scrambler.image_size), new_nonces(2)
     return PerImageNetwork(net, scrambler), images, (scrambler.scramble(images, nonces), nonces)
 
 
@@ -99,39 +99,63 @@ def test_gradients_are_the_plain_networks():
         torch.testing.assert_close(found.grad, plain.grad, msg=name)
 
 
-class Function(nn.Module):
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
+QUICK = ("roll", "tokens", "attention by hand", "pixel shuffle", "decoder", "residual", "mixer")
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in CASES if name not in QUICK]
 
 
-def small_vgg11_bn() -> nn.Module:
-    net = torchvision.models.vgg11_bn(num_classes=5)
-    net.classifier = nn.Linear(512 * 7 * 7, 5)  # the three layers in its place are 0.5 GB
-    return net
-
-
-DIFFERENT = {
-    "a pooling function": (lambda: Function(lambda x: F.max_pool2d(x, 8).flatten(1)), 16),
-    "flattened positions": (lambda: nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten()), 8),
-    "maps returned": (lambda: nn.Conv2d(3, 2, 3), 8),
-    "rolled": (lambda: nn.Sequential(Function(lambda x: x.roll(1, 3)), nn.Conv2d(3, 2, 8)), 8),
-    "torchvision's vgg11_bn, adaptive pooling": (small_vgg11_bn, 64),
-}
-
-
-@pytest.mark.parametrize("name", DIFFERENT)
-def test_refuses_what_it_would_compute_wrongly(name):
+@pytest.mark.parametrize("name", [*QUICK, *OTHERS])
+@torch.no_grad()
+def test_networks_of_every_kind_are_exact(name):
     torch.manual_seed(0)
-    make, size = DIFFERENT[name]
-    with pytest.raises(KeyingError, match="differs from the plain one"):
-        PerImageNetwork(make(), PerImageScrambler(size, SECRET))
+    net = CASES[name]().eval()
+    keyed, images, sent = ready(net, SIZE)
+    torch.testing.assert_close(keyed(*sent), net(images), rtol=1e-4, atol=1e-5)
+    assert keyed.net.report().share > 0.7
+    other = PerImageScrambler(SIZE, SECRET).scramble(images, [b"a", b"b"])
+    torch.testing.assert_close(keyed(other, [b"a", b"b"]), net(images), rtol=1e-4, atol=1e-5)
 
 
-def test_verification_finds_a_layer_that_was_not_keyed(monkeypatch):
-    monkeypatch.setattr("models.per_image.SPATIAL", (nn.Conv2d,))
+@pytest.mark.parametrize(
+    "name", ["shufflenet_v2_x0_5", pytest.param("swin_t", marks=pytest.mark.slow)]
+)
+@torch.no_grad()
+def test_networks_of_torchvision(name):
+    torch.manual_seed(0)
+    net = torchvision.models.get_model(name, num_classes=5).eval()
+    keyed, images, sent = ready(net, 64)
+    torch.testing.assert_close(keyed(*sent), net(images), rtol=1e-3, atol=1e-4)
+
+
+def test_what_another_path_trains_is_exact_too():
+    net = Auxiliary().double()
+    for given in (copy.deepcopy(net), copy.deepcopy(net).eval()):
+        keyed, images, sent = ready(given, SIZE)
+        torch.manual_seed(1)
+        found = keyed.train()(sent[0].double(), sent[1])
+        torch.manual_seed(1)
+        torch.testing.assert_close(found, given.train()(images.double()))
+        found = keyed.eval()(sent[0].double(), sent[1])
+        torch.testing.assert_close(found, given.eval()(images.double()))
+
+
+def test_an_empty_batch():
+    keyed, images, _ = ready(Residual())
+    assert keyed(images[:0], []).shape == (0, 5)
+
+
+def test_what_cannot_be_exported_is_refused_with_the_reason():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(KeyingError, match="depends on the values"):
+        PerImageNetwork(nn.Sequential(nn.Conv2d(3, 2, 3), Odd()), PerImageScrambler(8, SECRET))
+
+
+def test_verification_finds_a_wrong_rule(monkeypatch):
+    from models.keying import rules  # noqa: F401
+    from models.keying.registry import RULES
+
+    monkeypatch.setitem(RULES, torch.ops.aten.roll, RULES[torch.Tag.pointwise])
     with pytest.raises(KeyingError, match="differs from the plain one"):
-        PerImageNetwork(Residual(), PerImageScrambler(8, SECRET))
+        PerImageNetwork(CASES["roll"](), PerImageScrambler(SIZE, SECRET))

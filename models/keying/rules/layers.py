@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from models.keying.layout import Layout, MapKey, Run, Shape, span
-from models.keying.plan import Plan
+from models.keying.plan import Plan, Replacement
 from models.keying.registry import rule
 from operators import KeyedAvgPool2d, KeyedConv2d, KeyedMaxPool2d
 
 aten = torch.ops.aten
-KEYED = (KeyedConv2d, KeyedMaxPool2d, KeyedAvgPool2d)
 
 
 def map_and_batch(plan: Plan, node: fx.Node, x: fx.Node, spatial: int) -> tuple[Run | None, Layout]:
@@ -92,22 +91,22 @@ def pair(value: list | tuple | int) -> tuple[int, int]:
 def replaced(plan: Plan, node: fx.Node, x: fx.Node, build) -> Layout:
     """Replace a layer of ``(N, C, H, W)`` by the keyed operator ``build(image_size, in, out)``."""
     run, beside = map_and_batch(plan, node, x, 2)
-    shape, rank = plan.shape(x), len(plan.shape(node))
-    outer, positions = span(shape, len(shape) - 2, len(shape) - 1)
-    fresh = plan.fresh(node, rank - 2, rank - 1)
-    there = plan.module(node)
-    if isinstance(there, KEYED):  # it was keyed for the other mode, and keeps its keys
-        key = MapKey(0, positions, there.in_key.cpu())
-        run = run or Run(MapKey(0, positions, torch.arange(positions)), outer)
-        plan.rekey(node, x, run, key, optional=True)
-        for made in fresh:
-            made.key.give(there.out_key.cpu())
-        return (*beside, *fresh)
+    shape, made = plan.shape(x), plan.shape(node)
+    if node.target in plan.shared.layers:  # it was keyed for the other mode, and keeps its keys
+        in_key, out_key = plan.shared.layers[node.target]
+        run = run or Run(MapKey.natural(in_key.positions), prod(shape[:-2]))
+        plan.rekey(node, x, run, in_key, optional=True)
+        return (*beside, *([Run(out_key, prod(made[:-2]))] if out_key.positions > 1 else []))
 
     def make(in_key: Tensor, out_key: Tensor) -> nn.Module:
-        return build(image_size=shape[-2:], in_key=in_key, out_key=out_key, backend=plan.backend)
+        return build(
+            image_size=shape[-2:], in_key=in_key, out_key=out_key, backend=plan.shared.backend
+        )
 
-    plan.replace(node, x, None if run is None else run.key, fresh, make)
+    fresh = plan.fresh(node, len(made) - 2, len(made) - 1)
+    in_key = run.key if run else MapKey.natural(prod(shape[-2:]))
+    out_key = fresh[0].key if fresh else MapKey.natural(1)
+    plan.edits.append(Replacement(node, x, in_key, out_key, make))
     return (*beside, *fresh)
 
 
@@ -117,6 +116,8 @@ def conv2d(
 ) -> Layout:
     """``(N, C, H, W)`` -> ``(N, C', H', W')``."""
     conv = plan.module(node)
+    if node.target in plan.shared.layers:
+        return replaced(plan, node, x, None)
     if not _is_its_own(plan, node, conv) or isinstance(padding, str):
         padding = None if conv is None else even_padding(conv)
         if padding is None or not _is_its_own(plan, node, conv):

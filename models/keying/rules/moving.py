@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from models.keying.graph import BATCH, VALUE
-from models.keying.layout import NATURAL, Layout, MapKey, Run, Shape, atoms, place, span
+from models.keying.layout import NATURAL, Layout, MapKey, Moved, Run, Shape, atoms, place, span
 from models.keying.plan import Plan
 from models.keying.registry import rule
 from models.keying.relate import relate
@@ -178,8 +178,9 @@ def moved(
                 outer, count = span(made, min(left), max(left))
                 fresh = plan.fresh_run(node, outer, count, divisible=True)
             layout.extend(fresh)
-            targets.append((fresh[0].key if fresh else None, source.flatten()))
-        plan.move(node, x, run, targets)
+            key = fresh[0].key if fresh else MapKey.natural(source.numel())
+            targets.append((key, source.flatten()))
+        plan.rekey(node, x, run, Moved(run.key, targets))
     return [tuple(layout) for layout in layouts]
 
 
