@@ -168,6 +168,6 @@ def _write_entry(entry: Path, images: np.ndarray) -> None:
         file.write(hashlib.sha256(images).digest())
         file.write(images)
 
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UserError):
         entry.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(entry, write)

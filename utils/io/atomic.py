@@ -1,12 +1,13 @@
 """Write files atomically: a reader sees the old file or the new one, never half of one."""
 
-import contextlib
 import errno
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+from utils.runtime.errors import UserError
 
 STRAY = ".privdl-tmp"  # suffix of what a killed process leaves half-written
 
@@ -21,29 +22,27 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None], mode: int = 
             takes its part away.
 
     Raises:
-        OSError: if the file cannot be written, naming ``path``, also where ``write`` makes another
-            error of it; and whatever else ``write`` raises. ``path`` is then as it was, and nothing
-            is left beside it.
+        UserError: if the file cannot be written, also where ``write`` makes another error of it;
+            and whatever else ``write`` raises. ``path`` is then as it was, and nothing is left
+            beside it.
     """
-    prefix = f"{path.name}."
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=prefix, suffix=STRAY, delete=False
-    ) as file:
-        temporary, remembering = Path(file.name), _Remembering(file)
-        try:
-            os.fchmod(file.fileno(), mode & ~_umask())
-            write(remembering)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException as error:
-            temporary.unlink(missing_ok=True)
-            cause = remembering.error or error
-            if isinstance(cause, OSError) and cause.errno is not None:
-                with contextlib.suppress(OSError):  # what is left in the buffer cannot go anywhere
-                    file.close()
-                raise OSError(cause.errno, cause.strerror, str(path)) from error
-            raise
+    where = {"dir": path.parent, "prefix": f"{path.name}.", "suffix": STRAY, "delete": False}
+    try:
+        with tempfile.NamedTemporaryFile(**where) as file:
+            temporary, remembering = Path(file.name), _Remembering(file)
+            try:
+                os.fchmod(file.fileno(), mode & ~_umask())
+                write(remembering)
+                file.flush()
+                os.fsync(file.fileno())
+                temporary.replace(path)
+            except BaseException as error:
+                temporary.unlink(missing_ok=True)
+                if remembering.error is not None:
+                    raise remembering.error from error
+                raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
     sync_folder(path.parent)
 
 

@@ -90,10 +90,7 @@ def save(path: Path, state: dict) -> None:
     """
     state = {"format": FORMAT, **state}
     state["sha256"] = digest(state)
-    try:
-        write_atomically(path, lambda file: torch.save(state, file))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    write_atomically(path, lambda file: torch.save(state, file))
 
 
 def save_last(folder: Path, state: dict) -> None:

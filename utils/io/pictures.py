@@ -133,10 +133,7 @@ def save(image: torch.Tensor, path: Path, **coding: object) -> None:
         UserError: if it cannot be written.
     """
     picture = to_picture(image)
-    try:
-        write_atomically(path, lambda file: picture.save(file, **coding))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    write_atomically(path, lambda file: picture.save(file, **coding))
 
 
 def feature_grid(maps: torch.Tensor) -> torch.Tensor:

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 import torchvision
 
-from utils.io.atomic import write_atomically
+from utils.io.atomic import write_text
 from utils.runtime import distributed
-from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET_FLAGS = ("-seed", "-key")
@@ -71,11 +70,7 @@ def write_json(path: Path, value: object) -> None:
     Raises:
         UserError: if it cannot be written.
     """
-    content = (json.dumps(value, indent=2) + "\n").encode()
-    try:
-        write_atomically(path, lambda file: file.write(content))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def _cpu_name() -> str:
