@@ -189,6 +189,7 @@ def test_per_image_keys_leave_the_accuracy_as_it_is(run, script, tree, weights, 
     plain = script(*common, "-net", "vgg16")
     keyed = ("-net", "vgg16_permuted", "-permute", "-per_image")
     assert script(*common, *keyed, "-key", "k").out == plain.out
+    assert script(*common, *keyed, "-key", "k", "-cipher", "blocks:8").out == plain.out
     assert "needs -permute and -key" in refused(script(*common, *keyed))
     assert script(*common, *keyed, "-key", "k", "-wrong_key").status == 0
 
