@@ -15,6 +15,7 @@ import torch
 
 from experiments.lib import benchmark_flags
 from experiments.lib.results import write_results
+from experiments.lib.speed_table import per_image_table
 from experiments.lib.timing import time_side_by_side
 from models import create_model
 from models.per_image import PerImageNetwork
@@ -65,11 +66,11 @@ def main() -> None:
     device = benchmark_flags.set_up(args)
     calls = candidates(args.b, device)
     timings = time_side_by_side(calls, dict.fromkeys(calls, "fixed"), args.rounds, device)
-    for name, timing in timings.items():
-        print(f"{name:<20}{timing}")
+    rows = [{"candidate": name, **asdict(timing)} for name, timing in timings.items()]
+    record = {"batch": args.b, "rows": rows}
+    print(per_image_table(record), end="")
     if args.out_dir is not None:
-        rows = [{"candidate": name, **asdict(timing)} for name, timing in timings.items()]
-        write_results(args.out_dir, "per_image", {"batch": args.b, "rows": rows})
+        write_results(args.out_dir, "per_image", record)
 
 
 if __name__ == "__main__":

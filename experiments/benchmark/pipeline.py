@@ -17,7 +17,7 @@ import torch
 from experiments.lib import benchmark_flags
 from experiments.lib.results import write_results
 from experiments.lib.tables import markdown_table
-from experiments.lib.timing import time_side_by_side
+from experiments.lib.timing import spread, time_side_by_side
 from models import create_model
 from operators import ImageScrambler
 from utils import cli
@@ -120,13 +120,14 @@ def training(batch: int, rounds: int, device) -> list[dict]:
 def markdown(rows: list[dict]) -> str:
     """The rows as a Markdown table."""
     headings = ["batch", "what", "median, ms (quartiles)", "x first", "GB/s", "images/s"]
-    lines = []
-    for row in rows:
-        low, median, high = (f"{1e3 * row[k]:.2f}" for k in ("low", "median", "high"))
-        times, ratio = f"{median} ({low}-{high})", f"{row['ratio']:.3g}"
-        bytes_read = f"{row['gigabytes_per_second']:.2f}"
-        images = f"{row['images_per_second']:,.0f}"
-        lines.append((row["what"], row["candidate"], times, ratio, bytes_read, images))
+    lines = [
+        (
+            *(row["what"], row["candidate"], spread(row, digits=2), f"{row['ratio']:.3g}"),
+            f"{row['gigabytes_per_second']:.2f}",
+            f"{row['images_per_second']:,.0f}",
+        )
+        for row in rows
+    ]
     return markdown_table(headings, lines)
 
 

@@ -36,7 +36,7 @@ from importlib.util import find_spec
 
 import conf  # noqa: F401
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.nn import functional as F
 
 from experiments.lib import benchmark_flags
@@ -44,7 +44,7 @@ from experiments.lib.charts import bar_chart
 from experiments.lib.results import write_results
 from experiments.lib.speed_table import label
 from experiments.lib.tables import markdown_table
-from experiments.lib.timing import peak_memory, time_side_by_side
+from experiments.lib.timing import peak_memory, spread, time_side_by_side
 from models import create_model, is_keyed, key_network
 from models.fold import fold_batch_norm, fold_keys
 from operators import ImageScrambler
@@ -58,21 +58,14 @@ from utils.runtime.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MODES = ("inference", "training")
-BASES = {
-    "plain": "plain",
-    "deform": "plain",
-    "gather": "plain",
-    "plain, contiguous": "plain",
-    "gather, contiguous": "plain, contiguous",
-    "triton": "plain",
-    "folded": "plain",
-    "plain, bn folded": "plain, bn folded",
-    "gather, bn folded": "plain, bn folded",
-    "triton, bn folded": "plain, bn folded",
-    "folded, bn folded": "plain, bn folded",
-}
 HOLDS_BACK = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 SEED = 1312
+
+
+def base_of(candidate: str) -> str:
+    """The ordinary network in the same form, which a candidate's ratio refers to."""
+    _, comma, form = candidate.partition(",")
+    return f"plain{comma}{form}"
 
 
 def image_side(text: str) -> int:
@@ -130,12 +123,8 @@ def plain_for(net: str, side: int) -> nn.Module:
     """A plain network for square images; VGG16's last map is averaged to 1x1 where it is larger."""
     if net != "vgg16" or side == 32:
         return create_model(net)
-    larger = fx.symbolic_trace(create_model("vgg16"))
-    flatten = next(node for node in larger.graph.nodes if node.target is torch.flatten)
-    larger.add_submodule("average", nn.AvgPool2d(side // 32))
-    with larger.graph.inserting_before(flatten):
-        flatten.update_arg(0, larger.graph.call_module("average", flatten.args[:1]))
-    larger.recompile()
+    larger = create_model(net)
+    larger.pool5 = nn.Sequential(larger.pool5, nn.AvgPool2d(side // 32))
     return larger
 
 
@@ -157,16 +146,14 @@ def networks(
 ) -> dict[str, nn.Module]:
     """The candidates by name."""
     plain = plain_for(net, side).train(mode == "training")
-    nets = {"plain": plain}
-    for name in backends:
-        nets[name] = keyed_for(net, plain, scrambler, name)
+    nets = {"plain": plain} | {name: keyed_for(net, plain, scrambler, name) for name in backends}
     if mode == "inference":
         nets["folded"] = fold_keys(nets["gather"])
         for name in [name for name in nets if name != "deform"]:
             nets[f"{name}, bn folded"] = fold_batch_norm(nets[name], (side, side))
     for name in ("plain", "gather"):
         nets[f"{name}, contiguous"] = copy.deepcopy(nets[name])
-    return {name: nets[name] for name in BASES if name in nets}
+    return nets
 
 
 def inference(net: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -232,7 +219,8 @@ def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> 
             calls[name] = lambda net=net, x=x: inference(net, x)
         else:
             calls[name] = lambda net=net, x=x: training_step(net, x, labels, dtype)
-    timings = time_side_by_side(calls, BASES, args.rounds, device, slow=("deform",))
+    bases = {name: base_of(name) for name in nets}
+    timings = time_side_by_side(calls, bases, args.rounds, device, slow=("deform",))
     return [
         {
             "mode": mode,
@@ -240,7 +228,7 @@ def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> 
             "batch": batch,
             "dtype": dtype_name,
             "candidate": name,
-            "base": BASES[name],
+            "base": bases[name],
             **asdict(timings[name]),
             "peak_bytes": peak_memory(calls[name], device),
             "reordered_bytes": reordered_bytes(net, calls[name]),
@@ -266,18 +254,6 @@ def build_row(net: str, side: int, rounds: int) -> dict:
     }
 
 
-def dtypes(asked: list[str] | None, device: torch.device) -> list[str]:
-    """What was asked for; or float32, and bfloat16 where it is the faster one."""
-    if asked is not None:
-        return asked
-    return list(DTYPES) if bfloat16_slowdown(device.type) < 1 else ["float32"]
-
-
-def processor_kind(device: torch.device) -> str:
-    """What results are named after: ``avx2``, ``avx512`` and so on, or ``cuda``."""
-    return device.type if device.type == "cuda" else environment()["cpu_capability"].lower()
-
-
 def configurations(args) -> list[tuple[str, int, int, str]]:
     """``(mode, side, batch, dtype)``; batches shrink with the number of pixels."""
     sizes = {"inference": args.b, "training": args.train_b}
@@ -295,20 +271,23 @@ def markdown(rows: list[dict]) -> str:
     """The rows as a Markdown table."""
     headings = ["what", "network", "median, ms (quartiles)", "x base", "base", "peak MiB"]
     headings.append("reordered MB")
-    lines = []
-    for row in rows:
-        low, median, high = (f"{1e3 * row[k]:.1f}" for k in ("low", "median", "high"))
-        peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}"
-        times, ratio = f"{median} ({low}-{high})", f"{row['ratio']:.2f}"
-        moved = f"{row['reordered_bytes'] / 1e6:.0f}"
-        lines.append((label(row), row["candidate"], times, ratio, row["base"], peak, moved))
+    lines = [
+        (
+            *(label(row), row["candidate"], spread(row, digits=1)),
+            *(f"{row['ratio']:.2f}", row["base"]),
+            "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.0f}",
+            f"{row['reordered_bytes'] / 1e6:.0f}",
+        )
+        for row in rows
+    ]
     return markdown_table(headings, lines)
 
 
 def main() -> None:
     args = parse_args()
     device = benchmark_flags.set_up(args)
-    args.dtype = dtypes(args.dtype, device)
+    slowdown = bfloat16_slowdown(device.type)
+    args.dtype = args.dtype or (list(DTYPES) if slowdown < 1 else ["float32"])
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(SEED)
     started = time.perf_counter()
@@ -318,15 +297,13 @@ def main() -> None:
         print(f"{label(rows[-1])}: done", file=sys.stderr, flush=True)
     print(markdown(rows))
     if "bfloat16" not in args.dtype:
-        slowdown = bfloat16_slowdown(device.type)
         print(f"bfloat16, left out, takes {slowdown:.1f} times float32 here", file=sys.stderr)
 
     if args.out_dir is not None:
-        kind = processor_kind(device)
+        kind = "cuda" if args.gpu else environment()["cpu_capability"].lower()
         record = {"rows": rows, "net": args.net, "kind": kind, "device": device.type}
-        record |= {"bfloat16_slowdown": bfloat16_slowdown(device.type)}
         record |= {"held_back": {n: os.environ[n] for n in HOLDS_BACK if n in os.environ}}
-        record |= {"seconds": time.perf_counter() - started}
+        record |= {"bfloat16_slowdown": slowdown, "seconds": time.perf_counter() - started}
         write_results(args.out_dir, f"speed_{kind}", record, markdown(rows))
         groups: dict[str, dict[str, float]] = {}
         for row in rows:

@@ -29,6 +29,12 @@ class Timing:
     rounds: int
 
 
+def spread(row: dict, digits: int) -> str:
+    """Median and quartiles in milliseconds, from the fields of a ``Timing``."""
+    low, median, high = (f"{1e3 * row[k]:.{digits}f}" for k in ("low", "median", "high"))
+    return f"{median} ({low}-{high})"
+
+
 def synchronise(device: torch.device) -> None:
     """Wait for the device: a GPU's kernels run on after the call that starts them."""
     if device.type == "cuda":
