@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import models
-from operators import BlockCipher, ImageScrambler, KeyedConv2d, SecretKey
+from operators import BlockCipher, ImageScrambler, SecretKey
 from operators.block_ciphers import check_pixels
 from utils import cli
 from utils.cli import flags
@@ -116,7 +116,7 @@ def main() -> None:
             images.append(seen)
         if image is not None:
             save_png(image, args.out_dir / "image.png")
-        _save_overview(deployed.net, images, features[0], args.out_dir / "features.png")
+        _save_overview(deployed.net, images, features, args.out_dir / "features.png")
         print(f"pictures: {args.out_dir}")
     if args.permute or args.scrambled:
         flags.warn_of_few_keys(args, scrambler.image_size)
@@ -161,29 +161,36 @@ def _restored(seen: torch.Tensor, scrambler: ImageScrambler | BlockCipher) -> to
     return scrambler.unscramble(seen)
 
 
-def _first_convolution(net: nn.Module) -> nn.Module:
-    return next(m for m in net.modules() if isinstance(m, nn.Conv2d))
+def _first_map(net: nn.Module) -> tuple[nn.Module | None, torch.Tensor | None]:
+    """The module that returns the first map, and that map's key where it is scrambled."""
+    if isinstance(net, models.KeyedNetwork):
+        return net.first_map or (None, None)
+    first = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
+    return first, getattr(first, "out_key", None)
 
 
-def _run(net: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits ``(N, num_classes)`` and the first convolution's output ``(N, C, H, W)``."""
-    features = []
-    hook = _first_convolution(net).register_forward_hook(lambda m, i, o: features.append(o))
+def _run(net: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits ``(N, num_classes)``, and the first map ``(N, C, H, W)`` of networks that have one."""
+    features, (first, _) = [], _first_map(net)
+    if first is None:
+        return net(batch), features
+    hook = first.register_forward_hook(lambda m, i, o: features.append(o))
     try:
-        return net(batch), features[0]
+        return net(batch), features[:1]
     finally:
         hook.remove()
 
 
 def _save_overview(
-    net: nn.Module, images: list[torch.Tensor], features: torch.Tensor, path: Path
+    net: nn.Module, images: list[torch.Tensor], features: list[torch.Tensor], path: Path
 ) -> None:
-    """The picture, what is sent, the first layer's maps; where keyed, these restored as well."""
-    row = [image / 255 for image in images] + [feature_grid(features)]
-    first = _first_convolution(net)
-    if isinstance(first, KeyedConv2d):
-        restore = ImageScrambler(first.output_size, key=first.out_key.cpu()).unscramble
-        row.append(feature_grid(restore(features.cpu())))
+    """The picture, what is sent, the first map's channels; where keyed, these restored as well."""
+    row, (_, key) = [image / 255 for image in images], _first_map(net)
+    for (seen,) in features:
+        row.append(feature_grid(seen))
+        if key is not None:
+            restore = ImageScrambler(seen.shape[-2:], key=key.cpu()).unscramble
+            row.append(feature_grid(restore(seen.cpu())))
     save_row(row, path)
 
 

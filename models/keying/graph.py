@@ -100,11 +100,13 @@ class Exported:
         graph: its output is the list of the leaves of the network's output.
         spec: what ``unflatten`` takes.
         constants: tensors that the network makes while it is exported, by name.
+        leaves: names of the modules that it calls and that call no others.
     """
 
     graph: fx.Graph
     spec: object
     constants: dict[str, Tensor]
+    leaves: list[str]
 
 
 def export(net: nn.Module, image: Tensor, training: bool) -> Exported:
@@ -134,9 +136,9 @@ def export(net: nn.Module, image: Tensor, training: bool) -> Exported:
         del flat.net  # the exporter outlives its use, in a cycle, and would keep the weights
     graph, constants = _Translation(program).graph_and_constants()
     program.state_dict.clear()  # so does the program
-    _restore_modules(graph, net)
+    leaves = _restore_modules(graph, net)
     erase_unused(graph)
-    return Exported(graph, flat.spec, constants)
+    return Exported(graph, flat.spec, constants, leaves)
 
 
 def _program(net: nn.Module, image: Tensor, strict: bool) -> torch.export.ExportedProgram:
@@ -300,8 +302,13 @@ def _as_number(value: int) -> object:
     return sympy.Integer(value)
 
 
-def _restore_modules(graph: fx.Graph, net: nn.Module) -> None:
-    """Let nodes that are the whole of a leaf module's call be calls of that module."""
+def _restore_modules(graph: fx.Graph, net: nn.Module) -> list[str]:
+    """Let nodes that are the whole of a leaf module's call be calls of that module.
+
+    Returns:
+        names of all leaf modules, those included that are no single node.
+    """
+    leaves: dict[str, None] = {}
     inside: dict[str, list[fx.Node]] = defaultdict(list)  # call -> nodes of its own
     parents: set[str] = set()
     for node in graph.nodes:
@@ -314,6 +321,7 @@ def _restore_modules(graph: fx.Graph, net: nn.Module) -> None:
         module = net.get_submodule(path) if path else net
         if key in parents or not path:
             continue
+        leaves[path] = None
         work = [n for n in nodes if not _is_bookkeeping(n, path)]
         heads = [n for n in work if n.target is not operator.getitem]
         if len(heads) != 1 or not _takes_one_tensor(module):
@@ -337,6 +345,7 @@ def _restore_modules(graph: fx.Graph, net: nn.Module) -> None:
         for node in reversed(nodes):
             if not node.users:
                 graph.erase_node(node)
+    return list(leaves)
 
 
 _NATIVE_NORMS = {

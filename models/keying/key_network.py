@@ -144,7 +144,10 @@ class Planner:
         shared.known = {name: key.value for name, key in plan.places.items()} | shared.known
         plain, seen = Program.of(graph, spec), rows(plan)
         layers = carry_out(plan, helpers)
-        return Mode(Program.of(graph, spec), plain, output_keys, seen, layers)
+        called = {node.target for node in graph.nodes}
+        lost = tuple(name for name in exported.leaves if name not in called)
+        program = Program.of(graph, spec)
+        return Mode(program, plain, output_keys, seen, layers, lost, plan.first_map)
 
 
 def draw(key: MapKey, stream: KeyStream) -> None:

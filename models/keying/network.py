@@ -95,6 +95,8 @@ class Mode:
         output_keys: for each leaf of the output.
         rows: of ``KeyedNetwork.report``.
         layers: names of modules with keys, and the keys that their ``give_keys`` takes.
+        lost: of ``KeyedNetwork.report``.
+        first_map: name of the module that returns the first convolution's map, and its key.
     """
 
     program: Program
@@ -102,6 +104,8 @@ class Mode:
     output_keys: list = field(default_factory=list)
     rows: list = field(default_factory=list)
     layers: list[tuple[str, MapKey, MapKey]] = field(default_factory=list)
+    lost: tuple[str, ...] = ()
+    first_map: tuple[str, MapKey] | None = None
 
 
 class GraphNetwork(nn.Module):
@@ -185,7 +189,17 @@ class KeyedNetwork(GraphNetwork):
 
     def report(self) -> Report:
         """What became of each operator, and how much of the maps stays scrambled."""
-        return Report(tuple(self.modes[self._now].rows))
+        mode = self.modes[self._now]
+        return Report(tuple(mode.rows), mode.lost)
+
+    @property
+    def first_map(self) -> tuple[nn.Module, Tensor] | None:
+        """The module that returns the first convolution's map in evaluation, and the map's key.
+
+        None for a network without convolutions.
+        """
+        found = self.modes[False].first_map
+        return None if found is None else (self.get_submodule(found[0]), found[1].value)
 
     def forward(self, x: Tensor) -> object:
         self.key_training(self.training)

@@ -94,6 +94,7 @@ class Plan:
         self.places: dict[str, MapKey] = {}  # who was given which key
         self.counts: Counter[str] = Counter()
         self.edits: list[Reordering | Replacement] = []
+        self.first_map: tuple[str, MapKey] | None = None
         self.lost: set[fx.Node] = set()  # whose result came out natural
         self._restored: set[tuple[fx.Node, fx.Node, Run]] = set()
         self.calls = Counter(node.target for node in graph.nodes if node.op == "call_module")

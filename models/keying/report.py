@@ -36,10 +36,13 @@ class Report:
 
     Attributes:
         rows: one for each.
-        replaced: names of modules that are no longer called, because they became operators.
+        lost: names of leaf modules that are no longer called, so that hooks on them see nothing:
+            they became several operators, or a keyed layer for each of several calls. Modules that
+            contain others are taken apart and never called.
     """
 
     rows: tuple[Row, ...]
+    lost: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -56,6 +59,7 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{r.module}: {r.operator}: {r.rule}, {r.result}" for r in self.rows]
+        lines += [f"{name}: is no longer called" for name in self.lost]
         return "\n".join([*lines, f"{self.share:.1%} of the maps' bytes stay scrambled"])
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 
 from models.keying.graph import BATCH, HELPERS, VALUE
 from models.keying.layout import MapKey, Shape
-from models.keying.plan import Plan, Reordering, Replacement
+from models.keying.plan import RULE, Plan, Reordering, Replacement
 from operators.gather import reorder
 from operators.permutation import invert
 
@@ -106,6 +106,9 @@ def carry_out(plan: Plan, helpers: nn.Module) -> list[tuple[str, MapKey, MapKey]
         name = carry(plan, helpers, edit, seats)
         if name is not None:
             keyed.append((name, edit.in_key, edit.out_key))
+            made = isinstance(edit, Replacement) or edit.operand is None
+            if made and edit.node.meta[RULE] == "conv2d" and plan.first_map is None:
+                plan.first_map = (name, edit.out_key)
     plan.edits.clear()  # they refer to the plan, a cycle that would keep the weights alive
     plan.graph.lint()
     return keyed

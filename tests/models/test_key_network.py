@@ -210,6 +210,56 @@ def test_what_has_no_rule_is_restored_and_reported_or_refused():
         key_network(net, scrambler, strict=True)
 
 
+def test_the_report_names_modules_that_are_no_longer_called():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.conv, self.act = nn.Conv2d(3, 4, 1), conv(), nn.ReLU()
+            self.pool, self.attention = nn.MaxPool2d(2), nn.MultiheadAttention(4, 2)
+
+        def forward(self, x):
+            x = self.pool(self.act(self.conv(self.pool(self.act(self.first(x))))))
+            t = x.flatten(2).permute(2, 0, 1)
+            return self.attention(t, t, t)[0]
+
+    net, scrambler = Twice().eval(), ImageScrambler(SIZE, seed=0)
+    keyed, seen = key_network(net, scrambler), []
+    for name, module in keyed.named_modules():
+        if hasattr(net, name):
+            module.register_forward_hook(lambda *_, name=name: seen.append(name))
+    keyed(scrambler(torch.rand(2, 3, *SIZE)))
+    assert keyed.report().lost == ("pool", "attention")
+    assert sorted(seen) == ["act", "act", "conv", "first"]
+    assert "attention: is no longer called" in str(keyed.report())
+
+
+FIRST = {
+    "a layer": (lambda: nn.Conv2d(3, 4, 3), lambda net, x: net(x)),
+    "an operator": (
+        lambda: Net(lambda x, m: x, stem=nn.Conv2d(3, 4, 3, padding_mode="reflect", padding=1)),
+        lambda net, x: net(x),
+    ),
+    "behind a view": (
+        lambda: nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 4, 3)),
+        lambda net, x: net[0](x),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_first_map_and_its_key(name):
+    make, first = FIRST[name]
+    net, scrambler, seen = make().eval(), ImageScrambler(SIZE, seed=0), []
+    x = torch.rand(2, 3, *SIZE)
+    keyed = key_network(net, scrambler)
+    module, key = keyed.first_map
+    module.register_forward_hook(lambda *call: seen.append(call[2]))
+    keyed(scrambler(x))
+    torch.testing.assert_close(seen[0].flatten(2), first(net, x).flatten(2)[..., key])
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(288, 2))
+    assert key_network(linear, scrambler).first_map is None
+
+
 def test_what_cannot_be_exported_names_the_module_and_the_reason():
     class Odd(nn.Module):
         def forward(self, x):
@@ -368,7 +418,7 @@ class Auxiliary(nn.Module):
 def tune(net, x):
     """Five steps of training from fixed seeds; every tensor of the network after them."""
     torch.manual_seed(5)
-    optimizer = torch.optim.SGD(net.train().parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(net.train().parameters(), lr=0.01, momentum=0.9)
     for _ in range(5):
         optimizer.zero_grad()
         sum(y.square().mean() for y in net(x)).backward()
@@ -376,12 +426,33 @@ def tune(net, x):
     return net.state_dict()
 
 
-def test_fine_tuning_is_that_of_the_plain_network():
+class Dropping(nn.Module):
+    """Every kind of dropout, on maps and tokens that are scrambled."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.channels, self.places = nn.Dropout2d(0.2), nn.Dropout(0.3, inplace=True)
+        self.alpha, self.fc = nn.AlphaDropout(0.1), nn.Linear(4 * 96, 5)
+        self.attention = nn.MultiheadAttention(4, 2, dropout=0.2, batch_first=True)
+        self.noisy = nn.RReLU()
+
+    def forward(self, x):
+        y = self.noisy(self.norm(self.conv(x)))
+        y = F.dropout(y, 0.4, self.training) + self.channels(y)
+        t = self.places(y + 1).flatten(2).transpose(1, 2)
+        t = t + self.attention(t, t, t, need_weights=False)[0]
+        t = F.dropout1d(t, 0.1, self.training)
+        return (self.fc(self.alpha(t).transpose(1, 2).flatten(1)),)
+
+
+@pytest.mark.parametrize("make", [Auxiliary, Dropping])
+def test_fine_tuning_is_that_of_the_plain_network(make):
     scrambler = ImageScrambler(SIZE, seed=0)
     x = torch.rand(4, 3, *SIZE, dtype=torch.float64)
-    net = Auxiliary().double()
+    torch.manual_seed(0)
+    net = make().double()
     keyed = key_network(net.eval(), scrambler)
-    assert isinstance(keyed(scrambler(x)), torch.Tensor)
     conv, keys = keyed.conv, keyed.conv.out_key.clone()
     tuned, expected = tune(keyed, scrambler(x)), tune(net, x)
     assert list(tuned) == list(expected)

@@ -93,5 +93,6 @@ def attention(
         operands.append((mask, from_the_end(plan, mask, last)))
     batch = len(plan.shape(node)) - 2
     result = [*(axis - batch for axis in range(batch)), "l", "v"]
-    natural = ("e", "l", "s") if is_causal else ("e",)
+    # Dropout draws a mask for the natural order, inside of the operator.
+    natural = ("e", "l", "s") if is_causal or dropout else ("e",)
     return relate(plan, node, operands, result, natural=natural, summed=["s"])

@@ -9,7 +9,8 @@ import operator
 import torch
 from torch import fx
 
-from models.keying.layout import Layout
+from models.keying.graph import CALL, VALUE
+from models.keying.layout import NATURAL, Layout
 from models.keying.plan import LAYOUT, Plan
 from models.keying.registry import rule
 from models.keying.relate import Labels, relate
@@ -29,16 +30,47 @@ def broadcast(plan: Plan, node: fx.Node, x: fx.Node) -> Labels:
 @rule(
     torch.Tag.pointwise,
     *(aten.clone, aten.contiguous, aten.detach, aten.alias, aten.to, aten._to_copy, aten.type_as),
-    *(aten.dropout, aten.feature_dropout, aten.alpha_dropout, aten.expand, aten.expand_as),
-    *(aten.masked_fill, aten.where, aten.clamp, aten.silu, aten.selu, aten.celu, aten.rrelu),
+    *(aten.masked_fill, aten.where, aten.clamp, aten.silu, aten.selu, aten.celu, aten.expand),
     *(aten.hardswish, aten.hardsigmoid, aten.hardtanh, aten.leaky_relu, aten.elu, aten.gelu),
     *(aten.mish, aten.softplus, aten.threshold, aten.softshrink, aten.hardshrink, aten.log_sigmoid),
-    *(aten.lift_fresh_copy, aten.native_dropout, aten.copy, aten.relu6, aten.conj, aten.real),
+    *(aten.lift_fresh_copy, aten.copy, aten.relu6, aten.conj, aten.real, aten.expand_as),
 )
 def pointwise(plan: Plan, node: fx.Node, *_, **__) -> Layout:
     """Any operands that broadcast -> ``(...)``: each position by itself."""
     operands = [(x, broadcast(plan, node, x)) for x in plan.tensors(node)]
     return relate(plan, node, operands, list(range(len(plan.shape(node)))))
+
+
+@rule(aten.dropout)
+def dropout(plan: Plan, node: fx.Node, x: fx.Node, p: float, train: bool) -> Layout:
+    """``(...)`` -> the same; in training ``x`` times the mask of the plain network, scrambled.
+
+    The mask is dropout of ones, which draws what dropout of the natural map draws.
+    """
+    if not (train and p and plan.layout(x)):
+        return pointwise(plan, node)
+    with plan.graph.inserting_before(node):
+        ones = plan.graph.call_function(aten.ones_like.default, (x,))
+    node.replace_input_with(x, ones)
+    with plan.graph.inserting_after(node):
+        product = plan.graph.call_function(aten.mul.Tensor, (x, node))  # planned next
+    node.replace_all_uses_with(product, delete_user_cb=lambda user: user is not product)
+    for new in (ones, product):
+        new.meta = {VALUE: x.meta[VALUE], CALL: node.meta[CALL], LAYOUT: NATURAL}
+    return NATURAL
+
+
+@rule(
+    *(aten.native_dropout, aten.alpha_dropout, aten.rrelu),
+    *(aten.feature_dropout, aten.feature_alpha_dropout),
+)
+def random(plan: Plan, node: fx.Node, x: fx.Node, *args, **kwargs) -> object:
+    """``(N, C, ...)`` -> the same; in training in natural order, to draw what the network draws."""
+    value, axes = node.meta[VALUE], list(range(len(plan.shape(x))))
+    train = True in args or True in kwargs.values()
+    natural = axes[1:2] if "feature" in str(plan.call(node)[0]) else axes[1:]
+    layout = relate(plan, node, [(x, axes)], axes, natural if train else (), shape=plan.shape(x))
+    return (layout,) * len(value) if isinstance(value, (tuple, list)) else layout
 
 
 @rule(aten.prelu, aten.batch_norm, aten.native_channel_shuffle, aten.channel_shuffle)
