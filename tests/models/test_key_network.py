@@ -234,28 +234,21 @@ def test_the_report_names_modules_that_are_no_longer_called():
 
 
 FIRST = {
-    "a layer": (lambda: nn.Conv2d(3, 4, 3), lambda net, x: net(x)),
-    "an operator": (
-        lambda: Net(lambda x, m: x, stem=nn.Conv2d(3, 4, 3, padding_mode="reflect", padding=1)),
-        lambda net, x: net(x),
-    ),
-    "behind a view": (
-        lambda: nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 4, 3)),
-        lambda net, x: net[0](x),
-    ),
+    "a layer": lambda: nn.Conv2d(3, 4, 3),
+    "an operator": lambda: nn.Conv2d(3, 4, 3, padding_mode="reflect", padding=1),
+    "behind a view": lambda: nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, 4, 3)),
 }
 
 
 @pytest.mark.parametrize("name", FIRST)
 def test_the_first_map_and_its_key(name):
-    make, first = FIRST[name]
-    net, scrambler, seen = make().eval(), ImageScrambler(SIZE, seed=0), []
+    net, scrambler, seen = FIRST[name]().eval(), ImageScrambler(SIZE, seed=0), []
     x = torch.rand(2, 3, *SIZE)
     keyed = key_network(net, scrambler)
     module, key = keyed.first_map
     module.register_forward_hook(lambda *call: seen.append(call[2]))
     keyed(scrambler(x))
-    torch.testing.assert_close(seen[0].flatten(2), first(net, x).flatten(2)[..., key])
+    torch.testing.assert_close(seen[0].flatten(2), net(x).flatten(2)[..., key])
     linear = nn.Sequential(nn.Flatten(), nn.Linear(288, 2))
     assert key_network(linear, scrambler).first_map is None
 
