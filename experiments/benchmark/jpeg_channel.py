@@ -104,7 +104,7 @@ def accuracy(args) -> Judge:
         seen = ImageSet(images, data.labels, data.classes)
         logits = all_logits(deployed.net, deployed.preprocess, seen, BATCH, CPU, quiet=True)
         right = logits.argmax(1) == data.labels
-        return torch.stack([right, torch.ones_like(right)], 1).long()  # (N, 2)
+        return torch.stack([right, torch.ones_like(right)], 1).double()  # (N, 2)
 
     digest = checkpoint.digest(deployed.net.state_dict())
     return Judge(
