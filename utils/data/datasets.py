@@ -98,18 +98,12 @@ class ImageSet:
 
     def subset(self, index: torch.Tensor) -> "ImageSet":
         """The images at ``index``: a mask ``(N,)`` or places ``(M,)``."""
-        return ImageSet(self.images[index], self.labels[index], self.classes)
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same with the images on ``device``, where they take less than half of its memory."""
-        return replace(self, images=to_device(self.images, device))
-
-
-def to_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Images on ``device``, or where they are if they take half of its free memory or more."""
-    if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
-        return images
-    return images.to(device)
+        room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else torch.inf
+        return replace(self, images=self.images.to(device)) if self.images.nbytes <= room else self
 
 
 def load_train(

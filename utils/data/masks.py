@@ -9,7 +9,6 @@ is cut off, and the rest is resized by the nearest pixel.
 Convention: sizes are (height, width); labels are class numbers, ``IGNORED`` counts nowhere.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from utils.data.datasets import to_device
+from utils.data.datasets import ImageSet
 from utils.io.pictures import to_tensor
 
 IGNORED = 255
@@ -63,43 +62,20 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class MaskSet:
-    """One split in memory; it takes the place of ``datasets.ImageSet``.
+class MaskSet(ImageSet):
+    """One split in memory, with a label for every pixel.
 
     Attributes:
-        images: uint8, ``(N, 3, H, W)``.
         labels: uint8, ``(N, H, W)``; ``IGNORED`` where there is none.
-        classes: class names in label order.
         truth: each picture's labels at its own size, uint8 ``(h, w)``.
         fits: how each picture was brought to ``(H, W)``; ``fits[i].restore`` brings a prediction
             ``(H, W)`` to the size of ``truth[i]``.
     """
 
-    images: torch.Tensor
-    labels: torch.Tensor
-    classes: tuple[str, ...]
     truth: tuple[torch.Tensor, ...]
     fits: tuple[Fit, ...]
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def batches(self, parts: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Yield the images uint8 ``(n, 3, H, W)`` of each set of indices, where they lie."""
-        for part in parts:
-            yield self.images[part.to(self.images.device)]
-
     def subset(self, index: torch.Tensor) -> "MaskSet":
-        """The images at ``index``: a mask ``(N,)`` or places ``(M,)``."""
         places = torch.arange(len(self))[index].tolist()
-        return MaskSet(
-            self.images[index],
-            self.labels[index],
-            self.classes,
-            tuple(self.truth[i] for i in places),
-            tuple(self.fits[i] for i in places),
-        )
-
-    def to(self, device: torch.device) -> "MaskSet":
-        """The same with the images on ``device``, where they take less than half of its memory."""
-        return replace(self, images=to_device(self.images, device))
+        truth, fits = (tuple(values[i] for i in places) for values in (self.truth, self.fits))
+        return replace(super().subset(index), truth=truth, fits=fits)

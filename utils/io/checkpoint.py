@@ -127,11 +127,9 @@ def read(path: Path) -> dict:
         raise UserError(f"{path}: refused, it holds {held}{_instead(path)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except RuntimeError as error:
+    except Exception as error:  # a damaged file can raise anything
         if "pip install safetensors" in str(error):
             raise UserError(f"{path}: needs a package: pip install safetensors") from error
-        raise UserError(f"{path}: damaged or not a checkpoint{_instead(path)}") from error
-    except Exception as error:  # a damaged pickle can raise anything
         raise UserError(f"{path}: damaged or not a checkpoint{_instead(path)}") from error
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds a {type(state).__name__}; expected a dictionary of tensors")

@@ -4,8 +4,7 @@ A processor without bfloat16 instructions emulates them, up to a hundred times s
 one that has them takes about half the time. Names do not tell the two apart, a short trial does.
 """
 
-import time
-from collections.abc import Callable
+import timeit
 from functools import cache
 
 import torch
@@ -59,13 +58,5 @@ def _seconds(dtype: torch.dtype) -> float:
     def convolve() -> None:
         F.conv2d(images, kernel, padding=1).sum().backward()
 
-    return _shortest(convolve) + _shortest(lambda: matrix @ matrix.T)
-
-
-def _shortest(call: Callable[[], object]) -> float:
-    times = []
-    for _ in range(ROUNDS + 1):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    calls = (convolve, lambda: matrix @ matrix.T)
+    return sum(min(timeit.repeat(call, number=1, repeat=ROUNDS + 1)[1:]) for call in calls)
