@@ -24,7 +24,6 @@ pixel by pixel: ``BlockCipher.pixel_scrambler`` and ``undo_values`` take it apar
 network takes EtC's pictures as it takes its own.
 """
 
-import hashlib
 import math
 import random
 import re
@@ -38,7 +37,7 @@ from torch import Tensor, nn
 from operators.blocks import SYMMETRIES, block_source, block_values, count_blocks, symmetry_table
 from operators.key import SecretKey
 from operators.offset import Size, pair
-from operators.permutation import KeyStream, log2_factorial
+from operators.permutation import KeyStream, digest, log2_factorial
 from operators.scrambler import ImageScrambler
 
 CHANNELS = 3
@@ -156,10 +155,8 @@ class BlockCipher(ValueMap):
         if self._secret is not None:
             return self._secret.derive(self.cipher).fingerprint
         height, width = self.image_size
-        digest = hashlib.sha256(f"PrivDL {self.cipher} {height}x{width}:".encode())
-        for table in (self.source.cpu().numpy().astype("<i8"), self.mask.cpu().numpy()):
-            digest.update(table.tobytes())
-        return digest.hexdigest()[:16]
+        name = f"PrivDL {self.cipher} {height}x{width}:"
+        return digest(name, self.source, self.mask).hex()[:16]
 
     @property
     def lossless(self) -> bool:

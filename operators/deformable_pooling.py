@@ -99,9 +99,7 @@ class KeyedMaxPool2d(_KeyedPool2d):
     Shape: ``(N, C, H, W)`` -> ``(N, C, *output_size)``.
 
     Args:
-        image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
-        in_key: that of the input, a permutation of ``0..H*W-1``.
-        out_key: that of the output, a permutation of ``0..H_out*W_out-1``.
+        image_size, in_key, out_key: as for ``KeyedConv2d``.
         backend: ``deform``, ``gather`` or ``triton``, or ``auto`` for what measures fastest.
 
     Raises:

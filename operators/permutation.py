@@ -4,6 +4,7 @@ A permutation ``k`` is an int64 tensor ``(n,)`` that holds each of ``0..n-1`` on
 of what it permutes takes what was at ``k[p]``.
 """
 
+import hashlib
 import math
 import secrets
 
@@ -109,6 +110,15 @@ class KeyStream:
         order = torch.from_numpy(np.argsort(self._generator.rand(count)))
         symmetry = np.floor(SYMMETRIES * self._generator.rand(count)).astype(np.int64)
         return order, torch.from_numpy(symmetry)
+
+
+def digest(name: str, *tables: Tensor) -> bytes:
+    """SHA-256 of a name and of tables of whole numbers, little-endian in their own width."""
+    sha = hashlib.sha256(name.encode())
+    for table in tables:
+        numbers = table.cpu().numpy()
+        sha.update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
+    return sha.digest()
 
 
 def log2_factorial(n: int) -> float:

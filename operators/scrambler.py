@@ -11,7 +11,6 @@ they come from the operating system's entropy, and a 256-bit secret can take the
 """
 
 import copy
-import hashlib
 
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from operators.blocks import block_permutation, count_blocks
 from operators.gather import reorder
 from operators.key import SecretKey
 from operators.offset import Size, pair
-from operators.permutation import KeyStream, check_permutation, invert
+from operators.permutation import KeyStream, check_permutation, digest, invert
 
 
 class ImageScrambler(nn.Module):
@@ -113,11 +112,8 @@ class ImageScrambler(nn.Module):
             index: how many scrambled maps come before it in the network's output.
         """
         size = pair(image_size, "image_size", minimum=1)
-        digest = hashlib.sha256(b"PrivDL output key v1")
-        digest.update(self.key.cpu().numpy().astype("<i8").tobytes())
-        return ImageScrambler(
-            size, key=SecretKey(digest.digest()).permutation(size[0] * size[1], index)
-        )
+        secret = SecretKey(digest("PrivDL output key v1", self.key))
+        return ImageScrambler(size, key=secret.permutation(size[0] * size[1], index))
 
     @property
     def cipher(self) -> str:
@@ -137,9 +133,7 @@ class ImageScrambler(nn.Module):
             named = self._secret if self.block is None else self._secret.derive(self.cipher)
             return named.fingerprint
         height, width = self.image_size
-        digest = hashlib.sha256(f"PrivDL image key {height}x{width}:".encode())
-        digest.update(self.key.cpu().numpy().astype("<i8").tobytes())
-        return digest.hexdigest()[:16]
+        return digest(f"PrivDL image key {height}x{width}:", self.key).hex()[:16]
 
     def extra_repr(self) -> str:
         return f"image_size={self.image_size}, fingerprint={self.fingerprint}"
