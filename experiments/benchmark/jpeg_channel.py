@@ -85,7 +85,8 @@ class Judge:
         """The score, then that without each of the pictures: float64 ``(1 + N,)``."""
         rows = self.tally(images)
         total = rows.sum(0)
-        return torch.tensor([self.score(total - row) for row in (0 * total, *rows)]).double()
+        left_out = [self.score(total - row) for row in (0 * total, *rows)]
+        return torch.tensor(left_out, dtype=torch.float64)
 
 
 def evenly(data: ImageSet | MaskSet, count: int | None) -> ImageSet | MaskSet:

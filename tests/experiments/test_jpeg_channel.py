@@ -70,7 +70,7 @@ def test_rows_are_what_they_say_and_are_not_measured_again(measure, tree, tmp_pa
         row = rows[scheme.name, "PNG"]
         assert row["psnr"] is None and row["score"] == plain and row["difference"] == 0
     # of an accuracy the jackknife is the textbook's standard error, with N - 1
-    assert row["score_error"] == pytest.approx(math.sqrt(plain * (1 - plain) / 5))
+    assert row["score_error"] == pytest.approx(math.sqrt(plain * (1 - plain) / 5), rel=1e-12)
 
     assert len(short(record).splitlines()) == 2 + len(SCHEMES)
     kept, dropped = record["rows"][:-2], record["rows"][-2:]
