@@ -2,6 +2,7 @@
 
 from models.keying import KeyedNetwork, KeyingError, key_network
 from models.registry import KEYED_SUFFIX, check_name, create_model, is_keyed, names
+from models.sources import public_name
 
 __all__ = [
     "KEYED_SUFFIX",
@@ -12,4 +13,5 @@ __all__ = [
     "is_keyed",
     "key_network",
     "names",
+    "public_name",
 ]

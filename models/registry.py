@@ -3,16 +3,15 @@
 Every plain network ``NAME`` has a keyed twin ``NAME_permuted`` with the same parameters: for VGG16
 the network that is written out in ``models.vgg_deformable``, for all others what ``key_network``
 makes of them. The paper's are ``vgg16_permuted`` and ``preresnet110_permuted``. Only networks
-behind an adaptation network have none: they learn to undo a cipher without its key. Beside the
-project's own networks, ``torchvision:NAME`` is any classifier or segmentation network of
-torchvision, untrained.
+behind an adaptation network have none: they learn to undo a cipher without its key. Names of
+networks from elsewhere are those of ``models.sources``.
 """
 
 from functools import partial
 
-import torchvision
-from torch import Tensor, nn
+from torch import nn
 
+from models import sources
 from models.adaptation import AdaptedNetwork, BlockAdaptation, SharedAdaptation
 from models.convmixer import ConvMixer
 from models.keying import key_network
@@ -24,7 +23,6 @@ from models.vgg_deformable import VGG16Deformable
 from operators import ImageScrambler
 
 KEYED_SUFFIX = "_permuted"
-TORCHVISION_PREFIX = "torchvision:"
 
 _PLAIN = {
     "vgg16": VGG16,
@@ -42,13 +40,6 @@ _ADAPTED = {
     "preresnet20_adapted": partial(AdaptedNetwork, BlockAdaptation, partial(PreResNet, 20)),
     "preresnet20_adapted_le": partial(AdaptedNetwork, SharedAdaptation, partial(PreResNet, 20)),
 }
-_SEGMENTATION = frozenset(torchvision.models.list_models(module=torchvision.models.segmentation))
-# The auxiliary classifiers of these run in training only, and return tuples there.
-_TORCHVISION_OPTIONS = {
-    **{name: {"weights_backbone": None} for name in _SEGMENTATION},
-    "googlenet": {"aux_logits": False, "init_weights": True},
-    "inception_v3": {"aux_logits": False, "init_weights": True},
-}
 
 
 def names() -> tuple[str, ...]:
@@ -62,18 +53,15 @@ def is_keyed(name: str) -> bool:
 
 
 def check_name(name: str) -> str:
-    """``name``, or ValueError with the valid ones if there is no such network."""
-    if name in _ADAPTED:
-        return name
+    """``name``, or ValueError with the valid ones if there is no such network.
+
+    A file of one's own that it names is run.
+    """
     plain = name.removesuffix(KEYED_SUFFIX)
-    known = (*torchvision.models.list_models(module=torchvision.models), *_SEGMENTATION)
-    if plain in _PLAIN or (
-        plain.startswith(TORCHVISION_PREFIX) and plain.removeprefix(TORCHVISION_PREFIX) in known
-    ):
+    if name in _ADAPTED or plain in _PLAIN or sources.find(plain) is not None:
         return name
     raise ValueError(
-        f"unknown network {name!r}; expected one of {', '.join(names())}, or "
-        f"{TORCHVISION_PREFIX}NAME with a network of torchvision such as resnet18"
+        f"unknown network {name!r}; expected one of {', '.join(names())}, or {sources.KINDS}"
     )
 
 
@@ -83,21 +71,25 @@ def create_model(
     scrambler: ImageScrambler | None = None,
     backend: str = "auto",
     scramble_output: bool = False,
+    image_size: tuple[int, int] | None = None,
 ) -> nn.Module:
     """Build a network by name, with random weights.
 
     Args:
-        name: one of ``names()``, or ``torchvision:NAME``, plain or keyed.
+        name: one of ``names()``, or of ``models.sources``, plain or keyed.
         num_classes: length of the logits, or channels of a map of logits.
         scrambler: the key of the images; for keyed networks only, which need it.
         backend: ``auto``, ``deform`` (the paper's operator), ``gather`` or ``triton`` (CUDA only),
             for keyed layers.
         scramble_output: of a keyed network: return maps under ``scrambler.for_output``.
+        image_size: ``(H, W)``, for networks from elsewhere that are made for images of one size;
+            None for that of the scrambler, or else their default.
 
     Raises:
         ValueError: if the name is unknown, a keyed network gets no scrambler or a plain one does,
-            or VGG16 is to be keyed for images that it cannot take.
-        KeyingError: if a network of torchvision cannot be keyed exactly.
+            VGG16 is to be keyed for images that it cannot take, or a network from elsewhere cannot
+            be made.
+        KeyingError: if a network cannot be keyed exactly.
 
     Example:
         >>> keyed = create_model("vgg16_permuted", scrambler=ImageScrambler(32, seed=1312))
@@ -115,19 +107,8 @@ def create_model(
     if plain in own:
         net = own[plain](num_classes=num_classes)
     else:
-        plain = plain.removeprefix(TORCHVISION_PREFIX)
-        options = _TORCHVISION_OPTIONS.get(plain, {})
-        net = torchvision.models.get_model(plain, num_classes=num_classes, **options)
-        if plain in _SEGMENTATION:
-            net.register_forward_hook(_logit_map)
+        size = scrambler.image_size if scrambler is not None else image_size
+        net = sources.make(plain, num_classes, size)
     if not is_keyed(name):
         return net
     return key_network(net, scrambler, backend=backend, scramble_output=scramble_output)
-
-
-def _logit_map(net: nn.Module, args: tuple, output: dict[str, Tensor]) -> Tensor:
-    """Of what a segmentation network of torchvision returns, the logits ``(N, num_classes, H, W)``.
-
-    A forward hook, which leaves the names of the weights as they are.
-    """
-    return output["out"]

@@ -45,13 +45,13 @@ from experiments.lib.results import write_results
 from experiments.lib.speed_table import label
 from experiments.lib.tables import markdown_table
 from experiments.lib.timing import peak_memory, spread, time_side_by_side
-from models import create_model, is_keyed, key_network
+from models import create_model, is_keyed, key_network, public_name
 from models.fold import fold_batch_norm, fold_keys
 from operators import ImageScrambler
 from operators.gather import Reorder
 from utils import cli
 from utils.cli import flags
-from utils.inference.network import check_batch_of_one
+from utils.inference.network import check_training
 from utils.io.run_record import environment
 from utils.runtime.device import bfloat16_slowdown
 from utils.runtime.errors import UserError
@@ -87,7 +87,7 @@ def plain_network(text: str) -> str:
 def parse_args():
     parser = cli.Parser("Time a keyed network beside the plain one, in interleaved rounds.")
     parser.add_argument(
-        "-net", type=plain_network, default="vgg16", help="plain network, or torchvision:NAME"
+        "-net", type=plain_network, default="vgg16", help="plain network, as train_cifar10.py's"
     )
     parser.add_argument(
         "-sizes", nargs="+", type=image_side, default=[32], help="image sides, pixels"
@@ -122,7 +122,7 @@ def parse_args():
 def plain_for(net: str, side: int) -> nn.Module:
     """A plain network for square images; VGG16's last map is averaged to 1x1 where it is larger."""
     if net != "vgg16" or side == 32:
-        return create_model(net)
+        return create_model(net, image_size=(side, side))
     larger = create_model(net)
     larger.pool5 = nn.Sequential(larger.pool5, nn.AvgPool2d(side // 32))
     return larger
@@ -203,8 +203,9 @@ def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> 
     if device.type == "cuda" and find_spec("triton") is not None:
         backends.append("triton")
     nets = networks(args.net, mode, side, scrambler, backends)
-    if mode == "training" and batch == 1:
-        check_batch_of_one(nets["plain"], (side, side))
+    if mode == "training":
+        check_training(nets["plain"], args.net, (side, side), min(batch, 2))
+        nets["plain"].train()
     stored = dtype if mode == "inference" else torch.float32
     images = torch.randn(batch, 3, side, side).to(device, stored)
     labels = torch.randint(10, (batch,), device=device)
@@ -301,7 +302,7 @@ def main() -> None:
 
     if args.out_dir is not None:
         kind = "cuda" if args.gpu else environment()["cpu_capability"].lower()
-        record = {"rows": rows, "net": args.net, "kind": kind, "device": device.type}
+        record = {"rows": rows, "net": public_name(args.net), "kind": kind, "device": device.type}
         record |= {"held_back": {n: os.environ[n] for n in HOLDS_BACK if n in os.environ}}
         record |= {"bfloat16_slowdown": slowdown, "seconds": time.perf_counter() - started}
         write_results(args.out_dir, f"speed_{kind}", record, markdown(rows))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from experiments.conf import CHECKPOINT_DIR
-from models import is_keyed
+from models import is_keyed, public_name
 from operators import BlockCipher, ImageScrambler, PerImageScrambler, SecretKey
 from utils import cli
 from utils.cli import flags
@@ -132,7 +132,7 @@ def report(args, subject: Subject, scores: dict, images: int) -> None:
     """
     if args.out is not None:
         result = {
-            "net": args.net,
+            "net": public_name(args.net),
             "dataset": args.dataset,
             **scores,
             "images": images,

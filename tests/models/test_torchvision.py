@@ -38,18 +38,6 @@ def test_all(name):
         check(name, image_size)
 
 
-def test_create_model_builds_any_classifier():
-    net = models.create_model("torchvision:resnet18", num_classes=7).eval()
-    assert net.fc.out_features == 7
-    scrambler, images = ImageScrambler(32, seed=7), torch.rand(2, 3, 32, 32)
-    keyed = models.create_model("torchvision:resnet18_permuted", 7, scrambler).eval()
-    keyed.load_state_dict(net.state_dict(), strict=True)
-    with torch.no_grad():
-        torch.testing.assert_close(keyed(scrambler(images)), net(images), rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match=r"unknown network 'torchvision:resnet19'; expected .*"):
-        models.create_model("torchvision:resnet19")
-
-
 @pytest.mark.parametrize(
     "name", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50"]
 )

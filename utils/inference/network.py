@@ -51,9 +51,11 @@ def build(
     """
     try:
         key = keyed_parts(scrambler)[0] if models.is_keyed(name) else None
-        net = models.create_model(name, num_classes, key, backend, scramble_output=maps)
+        net = models.create_model(name, num_classes, key, backend, maps, image_size)
     except ValueError as error:
-        raise _cannot_take(name, image_size, error) from error
+        height, width = image_size
+        what = f"-net {name} cannot be built for {height}x{width} images"
+        raise UserError(f"{what} ({error})") from error
     net = net.to(device)
     shape = check_size(net, name, image_size)
     if shape != (1, num_classes, *(image_size if maps else ())):
@@ -77,30 +79,40 @@ def check_size(net: nn.Module, name: str, image_size: tuple[int, int]) -> tuple[
     device = next(net.parameters()).device
     try:
         with torch.no_grad():
-            return tuple(net.eval()(torch.zeros(1, 3, *image_size, device=device)).shape)
-    except (AssertionError, RuntimeError, ValueError) as error:  # torchvision asserts sizes
-        raise _cannot_take(name, image_size, error) from error
+            logits = net.eval()(torch.zeros(1, 3, *image_size, device=device))
+    except Exception as error:  # of a network of one's own, anything
+        height, width = image_size
+        raise UserError(f"-net {name} cannot take {height}x{width} images ({error})") from error
+    return _shape(logits, name)
 
 
-def _cannot_take(name: str, image_size: tuple[int, int], error: Exception) -> UserError:
-    height, width = image_size
-    return UserError(f"-net {name} cannot take {height}x{width} images ({error})")
+def _shape(logits: object, name: str) -> tuple[int, ...]:
+    if not isinstance(logits, torch.Tensor):
+        raise UserError(f"-net {name} returns a {type(logits).__name__}; expected logits")
+    return tuple(logits.shape)
 
 
-def check_batch_of_one(net: nn.Module, image_size: tuple[int, int]) -> None:
-    """Refuse to train by single images a network whose batch-norm then sees a single value.
+def check_training(net: nn.Module, name: str, image_size: tuple[int, int], images: int = 2) -> None:
+    """Refuse to train a network that makes no logits of so many images in training mode.
+
+    Its weights and statistics stay as they are, and so does the stream of random numbers; it is in
+    evaluation mode afterwards.
 
     Raises:
-        UserError: naming ``-b``.
+        UserError: naming ``-net``, or ``-b`` where batch-norm would see a single value.
     """
     device = next(net.parameters()).device
     try:
-        with torch.no_grad():
-            copy.deepcopy(net).train()(torch.zeros(1, 3, *image_size, device=device))
-    except ValueError as error:
-        raise UserError(
-            f"-b: a step would have a single image, which this network cannot learn from ({error})"
-        ) from error
+        net.train()  # what a keyed network does in training is keyed now
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            logits = copy.deepcopy(net)(torch.zeros(images, 3, *image_size, device=device))
+    except Exception as error:
+        what = f"-net {name} cannot be trained"
+        if images == 1:
+            what = "-b: a step would have a single image, which this network cannot learn from"
+        raise UserError(f"{what} ({error})") from error
+    net.eval()
+    _shape(logits, name)
 
 
 @dataclass(frozen=True)

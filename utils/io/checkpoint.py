@@ -4,7 +4,7 @@ A checkpoint is a dictionary of tensors and plain values, so that ``torch.load(w
 reads it. Fields of format 2:
 
     format        2
-    net           name of the network in the registry
+    net           name of the network, compared and never run; a file without its folder
     data          name, classes, mean, std and image_size of the data set it was trained on
     key           fingerprint of the key that scrambled the training images, or None; never the key
     recipe        the training recipe, field by field
@@ -32,6 +32,7 @@ import torch
 from torch import nn
 from torch.serialization import safe_globals
 
+from models import public_name
 from utils.io import weights
 from utils.io.atomic import sync_folder, write_atomically
 from utils.runtime.errors import UserError
@@ -221,10 +222,10 @@ def folder_name(name: str) -> str:
     """The name of a network as that of a folder, on every operating system.
 
     Example:
-        >>> folder_name("torchvision:resnet18")
-        'torchvision-resnet18'
+        >>> folder_name("torchvision:resnet18"), folder_name("../nets/small.py:make")
+        ('torchvision-resnet18', 'small.py-make')
     """
-    return name.replace(":", "-")
+    return public_name(name).replace(":", "-")
 
 
 def newest(root: Path, *nets: str, names: tuple[str, ...] = (LAST, PREVIOUS)) -> Path:

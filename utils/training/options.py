@@ -13,7 +13,8 @@ class RunOptions:
     """What a run trains, on what, and where its files go.
 
     Attributes:
-        net: a name in the registry of networks.
+        net: a name in the registry of networks; a file that it names is run, and its folder is
+            left out of all that is written.
         dataset: a data set of the run's task.
         data_dir: where the data set is; None for the default.
         permute: scramble the images.

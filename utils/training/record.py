@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 import torch
 from torch import nn
 
+from models import public_name
 from operators import BlockCipher, ImageScrambler, PerImageScrambler
 from utils.io import checkpoint
 from utils.io.run_record import environment, public_command
@@ -25,7 +26,7 @@ def new_record(
     """The record of a run that begins."""
     return {
         "command": public_command(),
-        "net": options.net,
+        "net": public_name(options.net),
         "dataset": options.dataset,
         "permute": options.permute,
         "per_image": per_image is not None,

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+from models import public_name
 from operators import BlockCipher, ImageScrambler, PerImageScrambler
 from utils.inference.network import cipher_of_run
 from utils.io import checkpoint
@@ -38,7 +39,7 @@ def check_resumable(
     record = state["record"]
     found_recipe = from_saved(state["recipe"], type(recipe))
     pairs = {
-        "-net": (state["net"], options.net),
+        "-net": (state["net"], public_name(options.net)),
         "-dataset": (state["data"]["name"], options.dataset),
         "-permute": (record["permute"], options.permute),
         "-per_image": (record.get("per_image", False), per_image is not None),

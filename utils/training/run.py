@@ -86,9 +86,9 @@ def train(
                 f"images; {len(data)} are there now"
             )
     last = len(data) % recipe.batch_size or recipe.batch_size
-    if min(last, recipe.batch_size) < 2 * distributed.world_size():
-        smallest = 2 * recipe.sizes[:1] or spec.image_size
-        network.check_batch_of_one(net, smallest)
+    single = min(last, recipe.batch_size) < 2 * distributed.world_size()
+    smallest = 2 * recipe.sizes[:1] or spec.image_size
+    network.check_training(net, options.net, smallest, 1 if single else 2)
     files = _open_files(options)
     if asked == "auto" and distributed.is_main_process():
         arithmetic = "bfloat16 autocast" if recipe.amp == "on" else "float32"
@@ -119,7 +119,7 @@ def train(
 
     def snapshot() -> dict:
         return {
-            "net": options.net,
+            "net": models.public_name(options.net),
             "data": {"name": options.dataset, **asdict(spec), "classes": list(data.classes)},
             "key": record["key"],
             "record": record,

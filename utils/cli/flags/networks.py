@@ -17,13 +17,14 @@ def add_network(parser: Parser, net: str = "vgg16") -> None:
         type=network,
         default=net,
         metavar="NET",
-        help=f"network: {', '.join(plain)}, or torchvision:NAME; with {models.KEYED_SUFFIX} "
-        "appended, its keyed twin",
+        help=f"network: {', '.join(plain)}, torchvision:NAME, timm:NAME, or PATH.py:FACTORY, which "
+        "RUNS that file and calls FACTORY(num_classes=K); with "
+        f"{models.KEYED_SUFFIX} appended, its keyed twin",
     )
 
 
 def network(text: str) -> str:
-    """The name of a network, as a type for argparse."""
+    """The name of a network, as a type for argparse; a file that it names is run."""
     try:
         return models.check_name(text)
     except ValueError as error:
