@@ -45,7 +45,7 @@ from experiments.lib.results import write_results
 from experiments.lib.speed_table import label
 from experiments.lib.tables import markdown_table
 from experiments.lib.timing import peak_memory, spread, time_side_by_side
-from models import create_model, is_keyed, key_network, public_name
+from models import create_model, key_network, public_name
 from models.fold import fold_batch_norm, fold_keys
 from operators import ImageScrambler
 from operators.gather import Reorder
@@ -76,18 +76,13 @@ def image_side(text: str) -> int:
     return side
 
 
-def plain_network(text: str) -> str:
-    """The name of a network that is not keyed: its keyed forms are what is timed beside it."""
-    name = flags.network(text)
-    if is_keyed(name):
-        raise argparse.ArgumentTypeError(f"expected a plain network, got {text!r}")
-    return name
-
-
 def parse_args():
     parser = cli.Parser("Time a keyed network beside the plain one, in interleaved rounds.")
     parser.add_argument(
-        "-net", type=plain_network, default="vgg16", help="plain network, as train_cifar10.py's"
+        "-net",
+        type=flags.plain_network,
+        default="vgg16",
+        help="plain network, as train_cifar10.py's",
     )
     parser.add_argument(
         "-sizes", nargs="+", type=image_side, default=[32], help="image sides, pixels"

@@ -13,6 +13,7 @@ from utils import cli
 from utils.cli import flags
 from utils.data.datasets import load_split
 from utils.inference.evaluation import all_logits, count_correct
+from utils.runtime.device import amp_is_on
 
 
 def parse_args():
@@ -22,17 +23,19 @@ def parse_args():
     flags.add_cipher(parser)
     testing.add_flags(parser)
     args = parser.parse_args()
-    testing.check_flags(parser, args)
+    testing.check_keys(parser, args)
     flags.check_cipher(parser, args, args.permute, is_keyed(args.net))
     return args
 
 
 def main() -> None:
     args = parse_args()
+    flags.writable_file(args.out, "-out")
     subject = testing.set_up(args)
+    amp = amp_is_on(args.amp, subject.device)
     net, preprocess = subject.deployed.net, subject.deployed.preprocess
     data = load_split(args.dataset, "test", args.data_dir, subject.spec)
-    logits = all_logits(net, preprocess, data, args.b, subject.device, subject.amp)
+    logits = all_logits(net, preprocess, data, args.b, subject.device, amp)
     correct = count_correct(logits, data.labels)
     accuracy = correct / len(data)
     print(f"Accuracy: {accuracy:.2%} ({correct}/{len(data)})")

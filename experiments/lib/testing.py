@@ -23,11 +23,11 @@ from utils.inference.network import (
 )
 from utils.io.run_record import write_json
 from utils.runtime.allocator import keep_freed_memory
-from utils.runtime.device import amp_is_on, select_device
+from utils.runtime.device import select_device
 
 
-def add_flags(parser: cli.Parser) -> None:
-    """Add the flags of a test, but for those of the network and the data."""
+def add_keys(parser: cli.Parser) -> None:
+    """Add the flags of a network's weights, its key, and where it runs."""
     parser.add_argument("-permute", action="store_true", help="scramble the images with the key")
     parser.add_argument(
         "-wrong_key",
@@ -39,6 +39,11 @@ def add_flags(parser: cli.Parser) -> None:
     flags.add_backend(parser)
     flags.add_device(parser)
     flags.add_weights(parser, CHECKPOINT_DIR)
+
+
+def add_flags(parser: cli.Parser) -> None:
+    """Add the flags of a test, but for those of the network and the data."""
+    add_keys(parser)
     parser.add_argument("-b", type=cli.positive_int, default=64, help="images per batch")
     flags.add_amp(parser)
     parser.add_argument(
@@ -46,8 +51,8 @@ def add_flags(parser: cli.Parser) -> None:
     )
 
 
-def check_flags(parser: cli.Parser, args) -> None:
-    """Refuse flags of a test that do not go together."""
+def check_keys(parser: cli.Parser, args) -> None:
+    """Refuse flags of ``add_keys`` that do not go together."""
     flags.check_backend(parser, args, is_keyed(args.net))
     if args.wrong_key and not args.permute:
         parser.error("-wrong_key needs -permute")
@@ -63,18 +68,21 @@ class Subject:
         deployed: the network with what surrounds it.
         spec: the data that it was trained on.
         scrambler: what it is keyed for.
+        camera: what scrambles images; None for plain ones.
+        per_image: what scrambles each image under a key of its own; None for one key.
         label_keys: what restores its label maps, where it is to give some; None where they are in
             order.
-        device, amp: where it runs, and whether under bfloat16 autocast.
+        device: where it runs.
         started: when it was ready, by ``time.perf_counter``.
     """
 
     deployed: Deployed
     spec: DatasetSpec
     scrambler: ImageScrambler | BlockCipher
+    camera: ImageScrambler | BlockCipher | None
+    per_image: PerImageScrambler | None
     label_keys: LabelKeys | None
     device: torch.device
-    amp: bool
     started: float
 
 
@@ -87,7 +95,6 @@ def set_up(args, maps: bool = False) -> Subject:
     """
     device = select_device(args.gpu)
     keep_freed_memory()
-    flags.writable_file(args.out, "-out")
     weights = flags.weights_from(args)
     trained = load(weights, args.dataset)
     image_size = trained.spec.image_size
@@ -114,9 +121,10 @@ def set_up(args, maps: bool = False) -> Subject:
         deployed=deploy(args.net, trained, device, scrambler, received, args.backend, maps),
         spec=trained.spec,
         scrambler=scrambler,
+        camera=camera if args.permute else None,
+        per_image=per_image,
         label_keys=keys,
         device=device,
-        amp=amp_is_on(args.amp, device),
         started=time.perf_counter(),
     )
 
@@ -145,5 +153,10 @@ def report(args, subject: Subject, scores: dict, images: int) -> None:
             "seconds": time.perf_counter() - subject.started,
         }
         write_json(args.out, result)
+    warn(args, subject)
+
+
+def warn(args, subject: Subject) -> None:
+    """Say where the key of a subject could be guessed."""
     if args.permute:
         flags.warn_of_few_keys(args, subject.scrambler.image_size)

@@ -16,25 +16,29 @@ from utils.cli import flags
 from utils.data.segmentation import load_masks
 from utils.inference.evaluation import all_labels
 from utils.inference.segmentation_metrics import confusion_matrix, scores
+from utils.runtime.device import amp_is_on
 
 
 def parse_args():
     parser = cli.Parser("Test a network for segmentation on every image of the test set.")
     flags.add_network(parser, "unet")
     flags.add_masks(parser)
+    flags.add_mask_dir(parser)
     testing.add_flags(parser)
     args = parser.parse_args()
-    testing.check_flags(parser, args)
+    testing.check_keys(parser, args)
     return args
 
 
 def main() -> None:
     args = parse_args()
+    flags.writable_file(args.out, "-out")
     subject = testing.set_up(args, maps=True)
+    amp = amp_is_on(args.amp, subject.device)
     net, preprocess = subject.deployed.net, subject.deployed.preprocess
     data = load_masks(args.dataset, "test", args.data_dir, spec=subject.spec)
     restore = None if subject.label_keys is None else subject.label_keys.restore
-    maps = all_labels(net, preprocess, data, args.b, subject.device, subject.amp, restore=restore)
+    maps = all_labels(net, preprocess, data, args.b, subject.device, amp, restore=restore)
     found = scores(confusion_matrix(maps, data))
     for name, iou in zip(data.classes, found["iou"], strict=True):
         print(f"{name:<16}{'-' if iou is None else f'{iou:7.2%}'}")

@@ -19,6 +19,7 @@ def parse_args():
     parser = cli.Parser("Train a network for segmentation, on plain or on scrambled images.")
     flags.add_network(parser, "unet")
     flags.add_masks(parser)
+    flags.add_mask_dir(parser)
     flags.add_mask_size(parser)
     parser.add_argument("-permute", action="store_true", help="scramble the images with the key")
     flags.add_per_image(parser)

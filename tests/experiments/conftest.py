@@ -60,16 +60,20 @@ def cache_in(tmp_path_factory) -> str:
 
 @pytest.fixture
 def script(monkeypatch, capfd, tmp_path_factory):
-    """``script(name, *words)`` runs a script with this command line in this process."""
+    """``script(name, *words)`` runs a script with this command line in this process.
 
-    def run(name: str, *words: object) -> Result:
+    The name is a path, or that of a script for classification.
+    """
+
+    def run(name: str | Path, *words: object) -> Result:
         monkeypatch.setenv("XDG_CACHE_HOME", cache_in(tmp_path_factory))
-        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
-        monkeypatch.syspath_prepend(str(SCRIPTS))
+        path = SCRIPTS / name
+        monkeypatch.setattr(sys, "argv", [path.name, *map(str, words)])
+        monkeypatch.syspath_prepend(str(path.parent))
         monkeypatch.delitem(sys.modules, "conf", raising=False)
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+            runpy.run_path(str(path), run_name="__main__")
         code = ended.value.code
         return Result(code if isinstance(code, int) else int(bool(code)), *capfd.readouterr())
 

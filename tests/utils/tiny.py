@@ -28,9 +28,11 @@ from utils.runtime import distributed
 from utils.training.options import RunOptions
 from utils.training.recipe import Recipe
 from utils.training.run import train
+from utils.training.task import Task
 from utils.training.trainer import Trainer
 
 SIZE = 8
+MASK_SIZE = (10, 14)
 CLASSES = ("cat", "dog", "eel")
 RECIPE = Recipe(
     epochs=3,
@@ -103,6 +105,48 @@ class SkippingNet(nn.Sequential):
         )
 
 
+class LabellingNet(nn.Sequential):
+    """Logits for every pixel, through all that has a state."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Dropout(0.2),
+            nn.Conv2d(8, num_classes, 3, padding=1),
+        )
+
+
+class PlainLabellingNet(nn.Sequential):
+    """Logits for every pixel, and no layer that looks at other images or draws numbers."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, num_classes, 3, padding=1)
+        )
+
+
+def make_masks(root: Path, splits: tuple[str, ...] = ("train", "val", "test")) -> Path:
+    """A folder of pictures with masks, of several sizes: 20 to train, 7 for every other split."""
+    rng = np.random.default_rng(0)
+    root.mkdir(parents=True)
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    for split in splits:
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for i in range(20 if split == "train" else 7):
+            height, width = MASK_SIZE[0] + i % 3, MASK_SIZE[1] - i % 2
+            mask = rng.integers(0, len(CLASSES), (5, 5)).repeat(3, 0).repeat(4, 1)
+            mask = mask[:height, :width].astype(np.uint8)
+            pixels = 80 * mask[:, :, None] + rng.integers(0, 90, (*mask.shape, 3))
+            mask[0] = 255
+            name = f"{i:02}.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(root / split / "images" / name)
+            Image.fromarray(mask).save(root / split / "masks" / name)
+    return root
+
+
 def make_images(root: Path, per_class: int = 15) -> Path:
     """A folder of images that can be told apart, of several sizes: 45 to train, 12 to test."""
     rng = np.random.default_rng(0)
@@ -139,6 +183,7 @@ class Child:
         world_size: processes of the group.
         stop: signal that the main process sends itself before the step ``stop_at`` (epoch, step).
         per_image: what scrambles each image under a key of its own, or None.
+        task: what is learned; None for classification.
     """
 
     def __init__(
@@ -149,6 +194,7 @@ class Child:
         stop: int = 0,
         stop_at: tuple[int, int] = (0, 0),
         per_image: PerImageScrambler | None = None,
+        task: Task | None = None,
     ) -> None:
         self.started = processes.Event()
         # the fork server's are out of pytest's reach
@@ -156,7 +202,7 @@ class Child:
         for file in (self._printed, self._stderr):
             file.write_text("")
         port = _free_port()
-        shared = (self.started, self._printed, self._stderr, per_image)
+        shared = (self.started, self._printed, self._stderr, per_image, task)
         self.processes = [
             processes.Process(
                 target=_run,
@@ -194,7 +240,8 @@ class Child:
         return self._stderr.read_text()
 
 
-def _run(run, recipe, rank, world_size, port, stop, stop_at, started, printed, stderr, per_image):
+def _run(run, recipe, rank, world_size, port, stop, stop_at, started, *shared):
+    printed, stderr, per_image, task = shared
     for number, path in ((1, printed), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     torch.set_num_threads(1)
@@ -203,6 +250,8 @@ def _run(run, recipe, rank, world_size, port, stop, stop_at, started, printed, s
         "plain": PlainNet,
         "skipping": SkippingNet,
         "residual": partial(PreResNet, 8),
+        "labelling": LabellingNet,
+        "labelling_plain": PlainLabellingNet,
     }
     if world_size > 1:
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
@@ -220,7 +269,7 @@ def _run(run, recipe, rank, world_size, port, stop, stop_at, started, printed, s
 
     def main() -> None:
         with distributed.process_group(device):
-            train(run, recipe, per_image and per_image.fixed, device, per_image)
+            train(run, recipe, per_image and per_image.fixed, device, per_image, task)
 
     cli.run(main)
 

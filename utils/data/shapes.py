@@ -17,7 +17,7 @@ IMAGE_SIZE = 32
 SPLIT_SIZES = {"train": 4000, "test": 1000}
 _SEEDS = {"train": 20240414, "test": 20240419}  # the first and the last day of ICASSP 2024
 SEG_SIZE = (48, 64)  # of the pictures of shapes_seg
-_SEG_SPLITS = {"train": (600, 20240415), "val": (100, 20240416), "test": (100, 20240417)}
+_SEG_SPLITS = {"train": (300, 20240415), "val": (40, 20240416), "test": (40, 20240417)}
 
 AREA = (90.0, 170.0)  # of the form, in pixels
 SHIFT = 5.0  # of its centre from the picture's, in pixels, along an axis of 32
@@ -129,7 +129,7 @@ def shapes_seg(split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw one split of shapes_seg: two forms beside each other, with the class of each pixel.
 
     Args:
-        split: ``train`` (600 pictures), ``val`` (100) or ``test`` (100).
+        split: ``train`` (300 pictures), ``val`` (40) or ``test`` (40).
 
     Returns:
         Images, uint8 ``(N, 3, 48, 64)``, and labels, uint8 ``(N, 48, 64)``, which index

@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_used_is_named(tree, tmp_path):
 
 def test_shapes_seg_is_built_in(tmp_path):
     data = load_masks("shapes_seg", "val")
-    assert len(data) == 100 and data.images.shape[2:] == (48, 64)
+    assert len(data) == 40 and data.images.shape[2:] == (48, 64)
     assert torch.stack(data.truth).equal(data.labels)
     pixels = data.images.transpose(0, 1).flatten(1).double() / 255
     spec = MASK_DATASETS["shapes_seg"]

@@ -3,6 +3,7 @@
 from utils.cli.flags.data import (
     add_data,
     add_folder,
+    add_mask_dir,
     add_mask_size,
     add_masks,
     check_folder,
@@ -30,6 +31,7 @@ from utils.cli.flags.networks import (
     add_weights,
     check_backend,
     network,
+    plain_network,
     weights_from,
 )
 from utils.cli.flags.outputs import writable_file, writable_folder
@@ -51,6 +53,7 @@ __all__ = [
     "add_device",
     "add_folder",
     "add_key",
+    "add_mask_dir",
     "add_mask_size",
     "add_masks",
     "add_network",
@@ -69,6 +72,7 @@ __all__ = [
     "load_key",
     "network",
     "per_image_from",
+    "plain_network",
     "recipe_from",
     "run_options",
     "scrambler_from",

@@ -27,13 +27,17 @@ def add_data(parser: Parser, names: tuple[str, ...] = NAMES) -> None:
 
 
 def add_masks(parser: Parser) -> None:
-    """Add ``-dataset``, one for segmentation, ``-data_dir`` and ``-image_size``."""
+    """Add ``-dataset``, one for segmentation."""
     parser.add_argument(
         "-dataset",
         choices=MASK_NAMES,
         default="voc2012",
         help="data set; shapes_seg is built in, folder is anyone's images and masks",
     )
+
+
+def add_mask_dir(parser: Parser) -> None:
+    """Add ``-data_dir``, of a data set for segmentation."""
     parser.add_argument(
         "-data_dir",
         type=Path,

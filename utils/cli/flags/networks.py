@@ -31,6 +31,14 @@ def network(text: str) -> str:
         raise ArgumentTypeError(str(error)) from error
 
 
+def plain_network(text: str) -> str:
+    """The name of a network that is not keyed: its keyed twin is what is measured beside it."""
+    name = network(text)
+    if models.is_keyed(name):
+        raise ArgumentTypeError(f"expected a plain network, got {text!r}")
+    return name
+
+
 def add_backend(parser: Parser) -> None:
     """Add ``-backend``."""
     parser.add_argument(

@@ -1,0 +1,55 @@
+"""What ``table_segmentation.py`` measured, in Markdown: with and without the key, and the cost."""
+
+from experiments.lib.tables import markdown_table
+
+
+def markdown(table: dict) -> str:
+    """The rows, each class of them, and the cost."""
+    return "\n".join([short(table), classes(table), cost(table)])
+
+
+def short(table: dict) -> str:
+    """A row for each way to use the weights."""
+    count = len(table["classes"])
+    headings = [f"{table['net']} on {table['dataset']}", f"mean IoU, {count} classes"]
+    headings += ["pixel accuracy", "maps equal to the plain network's"]
+    lines = [
+        (
+            row["name"],
+            f"{row['miou']:.1%}",
+            f"{row['pixel_accuracy']:.1%}",
+            f"{row['same_maps']} of {table['images']}",
+        )
+        for row in table["rows"]
+    ]
+    return markdown_table(headings, lines, left=1)
+
+
+def classes(table: dict) -> str:
+    """The IoU of each class."""
+    lines = zip(table["classes"], *(row["iou"] for row in table["rows"]), strict=True)
+    headings = ["IoU", *(row["name"] for row in table["rows"])]
+    cells = ([name, *map(_share, values)] for name, *values in lines)
+    return markdown_table(headings, cells, left=1)
+
+
+def cost(table: dict) -> str:
+    """Time and memory of one picture, keyed over plain."""
+    headings = ["one picture", "plain, ms", "keyed, ms", "keyed / plain"]
+    headings += ["plain, peak MiB", "keyed, peak MiB", "keying the network, s"]
+    lines = []
+    for row in table["cost"]:
+        times = [f"{1e3 * row[name]:.0f}" for name in ("plain_s", "keyed_s")]
+        peaks = [_mebibytes(row["peak_bytes"][name]) for name in ("plain", "keyed")]
+        height, width = row["size"]
+        name = f"{height}x{width}"
+        lines.append((name, *times, f"{row['ratio']:.2f}", *peaks, f"{row['build_s']:.2f}"))
+    return markdown_table(headings, lines, left=1)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _mebibytes(count: int | None) -> str:
+    return "-" if count is None else f"{count / 2**20:.0f}"
