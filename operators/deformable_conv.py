@@ -120,6 +120,10 @@ class KeyedConv2d(KeyedLayer, nn.Conv2d):
         elif self.backend == "triton":
             taps = keyed_taps(self.in_key, self.out_key, self.geometry).to(torch.int32)
             self.register_buffer("taps", taps, persistent=False)
+        tiled = self.backend != "deform" and isinstance(self.after, nn.Identity)
+        if tiled and self.kernel_size == (1, 1) and self.out_channels < self.in_channels:
+            # A window of one position may be moved before or after: where there are fewer channels.
+            self.before, self.after = self.after, self.before
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x, self.in_channels)

@@ -6,7 +6,8 @@ a reordering by a permutation is the reordering by its inverse; autograd's own r
 scatter-add, which is many times slower, so the rule is written out here.
 
 A keyed layer needs at most two reorderings: restore the input, compute natively, scramble the
-output. ``operators.offset.disjoint_tiles`` says for which layers one is enough.
+output. ``operators.offset.disjoint_tiles`` says for which layers one is enough; a 1x1 convolution
+has it where there are fewer channels, before or after.
 
 What that costs is memory traffic: each reordering reads a map and writes one, at random places.
 In channels_last a place holds all channels of a pixel, which are copied at once; in a contiguous

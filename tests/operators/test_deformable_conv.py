@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from operators import KeyedConv2d
+from operators.gather import Reorder
 from tests.operators import naive
 from tests.operators.geometry import geometries, key
 
@@ -69,6 +70,22 @@ def test_gradients(backend, changes):
     assert torch.autograd.gradcheck(run, inputs)
     if backend == "gather":  # torchvision's operator has no double backward
         assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize(("channels", "out_channels"), [(4, 2), (2, 4), (2, 2)])
+def test_a_pointwise_convolution_reorders_once_where_there_are_fewer_channels(
+    channels, out_channels
+):
+    changes = POINTWISE | {"in_channels": channels, "out_channels": out_channels}
+    deform, gather = (make(backend, **changes).double() for backend in BOTH)
+    gather.load_state_dict(deform.state_dict())
+    seen = []
+    for layer in gather.modules():
+        if isinstance(layer, Reorder):
+            layer.register_forward_hook(lambda *call: seen.append(call[2].shape[1]))
+    x = torch.randn(2, channels, 5, 6, dtype=torch.float64)
+    torch.testing.assert_close(gather(x), deform(x))
+    assert seen == [2]
 
 
 @settings(max_examples=20, deadline=None)
