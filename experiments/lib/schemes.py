@@ -1,4 +1,4 @@
-"""What every attack shares: the repository on the path, the schemes under attack, their images.
+"""What every attack shares: its flags, the schemes under attack, their images.
 
 An attacker sees what the server's network cable carries: scrambled images, and with per-image keys
 their nonces. The keys of this module are drawn from fixed seeds so that a measurement can be

@@ -85,15 +85,9 @@ def _cells(name: str, columns: list[str], record: dict | None) -> list[str]:
     if row is None:
         emulated = "bfloat16" in name and record["bfloat16_slowdown"] >= 1
         return ["emulated" if emulated else "not measured", *[""] * (len(columns) - 1)]
-    cells = []
-    for column in columns:
-        if column not in row:
-            cells.append("")
-        elif column == "plain":
-            cells.append(f"{1e3 * row[column]['median']:.0f}")
-        else:
-            cells.append(f"{row[column]['ratio']:.2f}")
-    return cells
+    cells = {column: f"{figures['ratio']:.2f}" for column, figures in row.items()}
+    cells["plain"] = f"{1e3 * row['plain']['median']:.0f}"
+    return [cells.get(column, "") for column in columns]
 
 
 def _note(kind: str, record: dict) -> str:

@@ -31,18 +31,6 @@ def _box(x, y, half_x, half_y):
     return np.maximum(np.abs(x) - half_x, np.abs(y) - half_y)
 
 
-def _circle(x, y):
-    return np.hypot(x, y) - 1
-
-
-def _square(x, y):
-    return _box(x, y, 1, 1)
-
-
-def _triangle(x, y):
-    return np.maximum(-y, np.abs(x) * np.sqrt(0.75) + y / 2) - 0.5
-
-
 def _star(x, y):
     """Five points at radius 1, notches at radius 0.45."""
     sector = 2 * np.pi / 5
@@ -53,18 +41,6 @@ def _star(x, y):
     return ((radius * np.cos(angle) - 1) * notch_x + radius * np.sin(angle) * (1 - notch_y)) / edge
 
 
-def _cross(x, y):
-    return np.minimum(_box(x, y, 1, 0.33), _box(x, y, 0.33, 1))
-
-
-def _ring(x, y):
-    return np.abs(np.hypot(x, y) - 0.75) - 0.25
-
-
-def _crescent(x, y):
-    return np.maximum(np.hypot(x, y) - 1, 0.85 - np.hypot(x - 0.5, y))
-
-
 def _heart(x, y):
     """A square on its corner, and a circle on each of its upper edges."""
     side, x = np.sqrt(0.5), np.abs(x)
@@ -72,25 +48,17 @@ def _heart(x, y):
     return np.minimum(square, np.hypot(x - 0.5, y - 0.5) - side)
 
 
-def _bars(x, y):
-    return _box(x, np.abs(y) - 0.6, 1, 0.3)
-
-
-def _ell(x, y):
-    return np.minimum(_box(x + 0.5, y, 0.33, 1), _box(x, y + 0.67, 0.83, 0.33))
-
-
 _FORMS = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
+    "circle": lambda x, y: np.hypot(x, y) - 1,
+    "square": lambda x, y: _box(x, y, 1, 1),
+    "triangle": lambda x, y: np.maximum(-y, np.abs(x) * np.sqrt(0.75) + y / 2) - 0.5,
     "star": _star,
-    "cross": _cross,
-    "ring": _ring,
-    "crescent": _crescent,
+    "cross": lambda x, y: np.minimum(_box(x, y, 1, 0.33), _box(x, y, 0.33, 1)),
+    "ring": lambda x, y: np.abs(np.hypot(x, y) - 0.75) - 0.25,
+    "crescent": lambda x, y: np.maximum(np.hypot(x, y) - 1, 0.85 - np.hypot(x - 0.5, y)),
     "heart": _heart,
-    "bars": _bars,
-    "ell": _ell,
+    "bars": lambda x, y: _box(x, np.abs(y) - 0.6, 1, 0.3),
+    "ell": lambda x, y: np.minimum(_box(x + 0.5, y, 0.33, 1), _box(x, y + 0.67, 0.83, 0.33)),
 }
 SHAPES10_CLASSES: tuple[str, ...] = tuple(_FORMS)
 SHAPES_SEG_CLASSES: tuple[str, ...] = ("background", *_FORMS)
