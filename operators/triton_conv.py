@@ -13,7 +13,6 @@ do that without one), but its speed and its results there are unknown.
 
 import torch
 from torch import Tensor
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 from operators.gather import reorder
 from operators.permutation import invert
@@ -137,19 +136,15 @@ def _save(ctx, inputs, output) -> None:
 def _gradient(ctx, grad: Tensor):
     """The ordinary convolution's gradients, between the reorderings of the gather backend."""
     x, weight, in_key, out_key = ctx.saved_tensors
-    of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
-    grad_x = grad_weight = grad_bias = None
     in_inverse = invert(in_key)
+    restored = reorder(x, in_inverse, in_key)
     natural = reorder(grad, invert(out_key), out_key)
-    if of_x:
-        grad_x = conv2d_input(x.shape, weight, natural, *ctx.geometry)
-        grad_x = reorder(grad_x, in_key, in_inverse)
-    if of_weight:
-        restored = reorder(x, in_inverse, in_key)
-        grad_weight = conv2d_weight(restored, weight.shape, natural, *ctx.geometry)
-    if of_bias:
-        grad_bias = grad.sum((0, 2, 3))
-    return grad_x, grad_weight, grad_bias, *[None] * 7
+    of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+        *(natural, restored, weight, [len(weight)], *ctx.geometry, False, [0, 0], 1),
+        output_mask=ctx.needs_input_grad[:3],
+    )
+    of_x = None if of_x is None else reorder(of_x, in_key, in_inverse)
+    return of_x, of_weight, of_bias, *[None] * 7
 
 
 _keyed_conv2d.register_autograd(_gradient, setup_context=_save)
