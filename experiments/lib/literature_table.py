@@ -45,18 +45,40 @@ def best(rows: list[dict]) -> dict[str, dict]:
     return found
 
 
-def grid(rows: list[dict], column: str = "SSIM") -> str:
-    """A row for each scheme, a column for each attack; the published SSIM in brackets."""
+def grid(rows: list[dict], column: str) -> str:
+    """A row for each scheme, a column for each attack; beside an SSIM the published one."""
     attacks = list(dict.fromkeys(row["attack"] for row in rows))
     by_name = {(row["scheme"], row["attack"]): row for row in rows}
-    lines = []
-    for scheme in dict.fromkeys(row["scheme"] for row in rows):
-        cells = []
-        for attack in attacks:
-            row = by_name.get((scheme, attack))
-            published = PUBLISHED.get(scheme, {}).get(attack)
-            bracket = "" if published is None or column != "SSIM" else f" ({published:.3f})"
-            shown = "{:.3f}" if column == "SSIM" else "{:.1%}"
-            cells.append("" if row is None else shown.format(row[column]) + bracket)
-        lines.append([scheme, *cells])
-    return markdown_table(["scheme", *attacks], lines, left=1)
+    return markdown_table(
+        ["scheme", *attacks],
+        (
+            [scheme, *(_cell(by_name.get((scheme, attack)), column) for attack in attacks)]
+            for scheme in SCHEMES
+        ),
+        left=1,
+    )
+
+
+def _cell(row: dict | None, column: str) -> str:
+    if row is None or column not in row:
+        return ""
+    if column != "SSIM":
+        return f"{row[column]:.1%}"
+    published = PUBLISHED.get(row["scheme"], {}).get(row["attack"])
+    return f"{row[column]:.3f}" + ("" if published is None else f" ({published:.3f})")
+
+
+def jigsaws(rows: list[dict]) -> str:
+    """The share of right neighbours of each scheme that has blocks to put together."""
+    return grid([row for row in rows if "right pairs" in row], "right pairs")
+
+
+def summary(rows: list[dict]) -> str:
+    """The best attack on each scheme."""
+    plain = rows[0]["plain accuracy"]
+    lines = [
+        [scheme, row["attack"], f"{row['SSIM']:.3f}", f"{row['accuracy']:.1%}"]
+        for scheme, row in best(rows).items()
+    ]
+    heading = f"accuracy, {plain:.1%} on untouched pictures"
+    return markdown_table(["scheme", "best attack", "SSIM", heading], lines, left=2)

@@ -291,6 +291,19 @@ def test_scores():
     assert score == {"exact": 0.25, "within 1 px": 0.5, "within 2 px": 1.0}
 
 
+def test_ssim_is_the_mean_over_all_windows():
+    a, b = clouds(1), clouds(1, seed=1)
+    x, y = (images.double().mean(1)[0].numpy() for images in (a, b))
+    scores = []
+    for top, left in np.ndindex(SIZE[0] - 6, SIZE[1] - 6):
+        p, q = (z[top : top + 7, left : left + 7] for z in (x, y))
+        covariance = ((p - p.mean()) * (q - q.mean())).mean()
+        like = (2 * p.mean() * q.mean() + 2.55**2) * (2 * covariance + 7.65**2)
+        alone = (p.mean() ** 2 + q.mean() ** 2 + 2.55**2) * (p.var() + q.var() + 7.65**2)
+        scores.append(like / alone)
+    assert report.ssim(a, b) == pytest.approx(np.mean(scores), abs=1e-4)
+
+
 def test_unscramble_undoes_a_known_key():
     images = clouds(4)
     for scheme in (make(SIZE) for name, make in schemes.SCHEMES.items() if "values" not in name):
