@@ -11,7 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.conf import ROOT
-from experiments.lib import accuracy_table, architectures_table, presets_table, report, summary
+from experiments.lib import (
+    accuracy_table,
+    architectures_table,
+    literature_table,
+    presets_table,
+    report,
+    summary,
+)
 from experiments.lib.commands import pasteable, shell
 from experiments.lib.speed_table import per_image_table, speed_table
 from utils import cli
@@ -169,6 +176,11 @@ def _cipher_statistics() -> str:
     return f"{report.markdown(record['rows'])}\n{shell(command)}"
 
 
+def _literature(make: Callable[[list[dict]], str]) -> Callable[[], str]:
+    """A table of the attacks of the literature."""
+    return lambda: make(_results("attacks/literature/literature.json")["rows"])
+
+
 # page -> block -> what makes it
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
@@ -187,6 +199,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "commands": _attack_commands,
         "known_plaintext": _known_plaintext,
         "ciphertext_only": _ciphertext_only,
+        "literature_best": _literature(literature_table.summary),
+        "literature_ssim": _literature(lambda rows: literature_table.grid(rows, "SSIM")),
+        "literature_accuracy": _literature(lambda rows: literature_table.grid(rows, "accuracy")),
+        "jigsaws": _literature(literature_table.jigsaws),
         "cipher_statistics": _cipher_statistics,
     },
     "experiments/benchmark/README.md": {

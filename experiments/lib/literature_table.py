@@ -49,11 +49,13 @@ def grid(rows: list[dict], column: str) -> str:
     """A row for each scheme, a column for each attack; beside an SSIM the published one."""
     attacks = list(dict.fromkeys(row["attack"] for row in rows))
     by_name = {(row["scheme"], row["attack"]): row for row in rows}
+    attacked = {row["scheme"] for row in rows}
     return markdown_table(
         ["scheme", *attacks],
         (
             [scheme, *(_cell(by_name.get((scheme, attack)), column) for attack in attacks)]
             for scheme in SCHEMES
+            if scheme in attacked
         ),
         left=1,
     )

@@ -50,6 +50,12 @@ HEADLINES = (
         "labels known: accuracy of a network trained briefly on them",
         "accuracy",
     ),
+    Headline(
+        "literature",
+        "pairs under the same key known: accuracy on what a learned inverse gives",
+        "accuracy",
+        {"attack": "ITN global, same key"},
+    ),
     Headline("feature_maps", "first layer's maps seen: share of positions put in place", "exact"),
     Headline("key_search", "every key tried: time on one core", "one core"),
 )

@@ -283,9 +283,9 @@ def test_tables():
     ]
     best = literature_table.best(rows)
     assert {scheme: of["attack"] for scheme, of in best.items()} == {"le": "FR", "ele": "FR"}
-    shown = literature_table.grid(rows, "SSIM").splitlines()
-    assert [line for line in shown if "0." in line or "attack" in line or "FR" in line] == [
+    assert literature_table.grid(rows, "SSIM").splitlines() == [
         "| scheme | none | FR | GAN |",
+        "|---|---:|---:|---:|",
         "| le | 0.000 (0.006) | 0.250 (0.017) | 0.500 (0.774) |",
         "| ele |  | 0.125 (0.001) |  |",
     ]
