@@ -109,7 +109,6 @@ def parse_args():
         default=None,
         help="training: by autocast; default: float32, and bfloat16 where it is the faster one",
     )
-    parser.add_argument("-no_deform", action="store_true", help="leave out the slow deform backend")
     benchmark_flags.add(parser, "speed_KIND.json, its table (.md) and its chart (.png)")
     return parser.parse_args()
 
@@ -192,9 +191,7 @@ def measure(mode: str, side: int, batch: int, dtype_name: str, args, device) -> 
     """Time all candidates of one configuration; one row each."""
     dtype = DTYPES[dtype_name]
     scrambler = ImageScrambler(side, seed=SEED)
-    backends = ["gather"]
-    if not args.no_deform:
-        backends.append("deform")
+    backends = ["gather", "deform"]
     if device.type == "cuda" and find_spec("triton") is not None:
         backends.append("triton")
     nets = networks(args.net, mode, side, scrambler, backends)

@@ -13,6 +13,7 @@ import torch
 
 import models
 from experiments.lib.accuracy_table import markdown
+from experiments.lib.results import write_results
 from operators import ImageScrambler
 from utils import cli
 from utils.cli import flags
@@ -20,8 +21,7 @@ from utils.data.datasets import FOLDER, ImageSet, load_split
 from utils.inference.evaluation import all_logits, count_correct
 from utils.inference.network import Deployed, Trained, deploy, load, wrong_scrambler
 from utils.io import checkpoint
-from utils.io.atomic import write_text
-from utils.io.run_record import environment, public_command, write_json
+from utils.io.run_record import public_command
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.device import select_device
 from utils.training.recipe import Recipe
@@ -118,11 +118,8 @@ def main() -> None:
         "largest_logit_difference": float((plain - with_key).abs().max()),
         "training": _public(trained.state.get("record")),
         "fine_tuning": _public(fine_tuned.state["record"]),
-        "environment": environment(),
     }
-    args.out_dir.mkdir(parents=True, exist_ok=True)
-    write_json(args.out_dir / "table1.json", table)
-    write_text(args.out_dir / "table1.md", markdown(table))
+    write_results(args.out_dir, "table1", table, markdown(table))
     print(markdown(table))
     flags.warn_of_few_keys(args, key.image_size)
 
