@@ -17,13 +17,16 @@ from experiments.lib import (
     literature_table,
     presets_table,
     report,
+    segmentation_table,
     summary,
 )
 from experiments.lib.commands import pasteable, shell
 from experiments.lib.speed_table import per_image_table, speed_table
 from utils import cli
+from utils.cli.flags import SEGMENTATION_FLAGS
 from utils.io.atomic import write_text
 from utils.runtime.errors import UserError
+from utils.training.segmentation import SEGMENTATION_PRESETS
 
 EXPERIMENTS = ROOT / "experiments"
 BENCHMARK = "experiments/benchmark"
@@ -181,6 +184,18 @@ def _literature(make: Callable[[list[dict]], str]) -> Callable[[], str]:
     return lambda: make(_results("attacks/literature/literature.json")["rows"])
 
 
+def _segmentation(show: Callable[[dict], str]) -> str:
+    """What ``show`` makes of the results on segmentation, once there are some."""
+    if not (EXPERIMENTS / "segmentation/results/table_segmentation.json").is_file():
+        return "Not measured yet."
+    return show(_results("segmentation/table_segmentation.json"))
+
+
+def _segmentation_whole(table: dict) -> str:
+    commands = segmentation_table.commands(table, "experiments/segmentation/results")
+    return f"{segmentation_table.markdown(table)}\n{shell(*commands)}"
+
+
 # page -> block -> what makes it
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
@@ -209,6 +224,10 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "speed": _speed,
         "per_image": _per_image,
         "pipeline": _pipeline,
+    },
+    "experiments/segmentation/README.md": {
+        "segmentation": lambda: _segmentation(_segmentation_whole),
+        "presets": lambda: presets_table.markdown(SEGMENTATION_PRESETS, SEGMENTATION_FLAGS),
     },
     "models/README.md": {"architectures": _architectures},
 }

@@ -61,7 +61,8 @@ SCRIPT_CALLS = _commands("python3", r"\.py$")
 
 def test_there_is_a_page_for_every_topic():
     pages = {str(page.parent.relative_to(ROOT)) for page in PAGES}
-    tasks = {f"experiments/{name}" for name in ("attacks", "benchmark", "classification", "keying")}
+    names = ("attacks", "benchmark", "classification", "keying", "segmentation")
+    tasks = {f"experiments/{name}" for name in names}
     assert pages == {".", "checkpoints", "models", "operators", *tasks}
 
 

@@ -15,7 +15,7 @@ def markdown(table: dict) -> str:
         f"Table: `{table['command']}`, key {table['key']}, weights {table['weights_sha256'][:16]}.",
     ]
     for title, record in _runs(table):
-        lines.append(f"{title}: `{record['command']}`, {_provenance(record)}")
+        lines.append(f"{title}: `{record['command']}`, {provenance(record)}")
     return "\n".join(lines) + "\n"
 
 
@@ -56,7 +56,7 @@ def side_by_side(tables: Sequence[dict]) -> str:
 def how(table: dict) -> str:
     """How the rows came about, and the commands that repeat them, to be pasted."""
     lines = [f"- Key {table['key']}, weights {table['weights_sha256'][:16]}."]
-    lines += [f"- {title}: {_provenance(record)}" for title, record in _runs(table)]
+    lines += [f"- {title}: {provenance(record)}" for title, record in _runs(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -96,7 +96,7 @@ def _runs(table: dict) -> list[tuple[str, dict]]:
     return [(title, record) for title, record in runs.items() if record is not None]
 
 
-def _provenance(record: dict) -> str:
+def provenance(record: dict) -> str:
     """How a run came by its weights."""
     epochs = "1 epoch" if len(record["epochs"]) == 1 else f"{len(record['epochs'])} epochs"
     minutes = sum(epoch["seconds"] for epoch in record["epochs"]) / 60

@@ -7,6 +7,7 @@ Old spellings give way to those of today.
 
 from operators import ImageScrambler
 from utils.data.datasets import DATASETS
+from utils.data.segmentation import MASK_DATASETS
 from utils.runtime.errors import UserError
 from utils.training.recipe import OLD_SCHEDULES
 
@@ -44,7 +45,8 @@ def check_seed(fingerprint: str, dataset: str) -> None:
     Raises:
         UserError: naming both fingerprints.
     """
-    published = ImageScrambler(DATASETS[dataset].image_size, seed=PUBLISHED_SEED).fingerprint
+    image_size = (DATASETS | MASK_DATASETS)[dataset].image_size
+    published = ImageScrambler(image_size, seed=PUBLISHED_SEED).fingerprint
     if fingerprint != published:
         raise UserError(f"key {fingerprint} is not seed {PUBLISHED_SEED}, whose key is {published}")
 

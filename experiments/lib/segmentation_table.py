@@ -1,11 +1,52 @@
 """What ``table_segmentation.py`` measured, in Markdown: with and without the key, and the cost."""
 
+from experiments.conf import CHECKPOINT_DIR
+from experiments.lib.accuracy_table import provenance
+from experiments.lib.commands import check_seed, pasteable
 from experiments.lib.tables import markdown_table
+
+SCRIPTS = "experiments/segmentation"
 
 
 def markdown(table: dict) -> str:
-    """The rows, each class of them, and the cost."""
-    return "\n".join([short(table), classes(table), cost(table)])
+    """The rows, each class of them, the cost, and how the weights came about."""
+    return "\n".join([short(table), classes(table), cost(table), how(table)])
+
+
+def how(table: dict) -> str:
+    """Where the rows come from."""
+    lines = [f"- Key {table['key']}, weights {table['weights_sha256'][:16]}."]
+    if table["training"] is not None:
+        lines.append(f"- Training: {provenance(table['training'])}")
+    machine = table.get("environment")
+    if machine is not None:
+        name = machine["gpu"] or f"{machine['cpu']}, threads: {machine['threads']}"
+        lines.append(f"- Time and memory: medians of {table['cost'][0]['rounds']} rounds, {name}.")
+    return "\n".join(lines) + "\n"
+
+
+def commands(table: dict, out_dir: str) -> list[str]:
+    """The commands that repeat the table, to be pasted at the repository's root.
+
+    Args:
+        table: what ``table_segmentation.json`` holds.
+        out_dir: folder of the results, from the repository's root.
+
+    Raises:
+        UserError: if the key of the table is not the published seed.
+    """
+    check_seed(table["key"], table["dataset"])
+    shown = []
+    if table["training"] is not None:
+        command = table["training"]["command"]
+        shown.append(pasteable(command, f"{SCRIPTS}/train_voc.py", data_dir="DIR", resume=None))
+    shipped = (CHECKPOINT_DIR / table["weights"]).is_file()
+    values = {
+        "weights": f"checkpoints/{table['weights']}" if shipped else "PATH",
+        "data_dir": "DIR",
+        "out_dir": out_dir,
+    }
+    return [*shown, pasteable(table["command"], f"{SCRIPTS}/table_segmentation.py", **values)]
 
 
 def short(table: dict) -> str:

@@ -9,6 +9,7 @@ best that it can do. The cost is that of one picture at a time. Writes ``table_s
 and ``table_segmentation.md``.
 """
 
+import json
 import time
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from utils.inference.segmentation_metrics import confusion_matrix, scores
 from utils.io import checkpoint
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.device import select_device
+from utils.runtime.errors import UserError
 
 SIZES = [(180, 240), (512, 512)]
 
@@ -80,15 +82,27 @@ def main() -> None:
         "dataset": args.dataset,
         "classes": list(data.classes),
         "key": key.fingerprint,
+        "weights": weights.name,
         "weights_sha256": checkpoint.digest(net.state_dict()),
         "images": len(data),
         "rows": [row(name, maps, found["plain images"], data) for name, maps in found.items()],
         "cost": [cost(args, size, trained.spec.num_classes, device) for size in args.sizes],
-        "training": trained.state.get("record"),
+        "training": training_of(trained),
     }
     write_results(args.out_dir, "table_segmentation", table, markdown(table))
     print(markdown(table))
     flags.warn_of_few_keys(args, key.image_size)
+
+
+def training_of(trained: Trained) -> dict | None:
+    """The record of the run that made the weights: in the checkpoint, or beside bare weights."""
+    beside = trained.path.with_suffix(".json")
+    if "record" in trained.state or not beside.is_file():
+        return trained.state.get("record")
+    try:
+        return json.loads(beside.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{beside}: cannot be used ({error})") from error
 
 
 def label_maps(

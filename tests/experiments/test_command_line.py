@@ -13,6 +13,8 @@ from utils import cli
 
 NAMES = ("train_cifar10.py", "test_cifar10.py", "inference.py", "table1.py")
 
+SEGMENTATION = sorted((ROOT / "experiments" / "segmentation").glob("t*.py"))
+
 PUBLISHED = """
 python3 train_cifar10.py -net "vgg16" -dataset "cifar10" -epochs 200 -save_weights -gpu
 python3 train_cifar10.py -net "vgg16" -dataset "cifar10" -epochs 200 -permute -save_weights -gpu
@@ -55,7 +57,7 @@ def commands_in(text: str) -> list[list[str]]:
     return [w for w in words if Path(w[0]).name in NAMES]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *SEGMENTATION], ids=lambda name: Path(name).name)
 def test_every_flag_is_explained_with_its_default(parser_of, name):
     parser = parser_of(name)
     for action in parser._actions:
