@@ -18,8 +18,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from models import create_model, key_network
+from models.fold import fold_batch_norm, fold_keys
 from operators import ImageScrambler
+from operators.keyed_layer import KeyedLayer
 from utils.inference.exporting import export, run_exported
+from utils.training.init import whitening_init
 
 SIZE = (16, 16)
 SCRAMBLER = ImageScrambler(SIZE, seed=5)
@@ -83,6 +86,42 @@ def test_copies_compute_the_same(nets, copied):
     torch._dynamo.reset()
     twin = COPIES[copied](keyed)
     torch.testing.assert_close(twin(SCRAMBLER(images())), plain(images()), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_layers_are_the_plain_ones_or_their_keyed_forms(nets):
+    plain, keyed = nets
+    sync = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(keyed))
+    for name, layer in plain.named_modules():
+        if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.Dropout)):
+            assert isinstance(keyed.get_submodule(name), type(layer)), name
+        if isinstance(layer, nn.BatchNorm2d):
+            assert isinstance(sync.get_submodule(name), nn.SyncBatchNorm)
+
+
+@torch.no_grad()
+def test_both_folds(nets):
+    plain, keyed = nets
+    keys, once = fold_keys(keyed), fold_batch_norm(plain, SIZE)
+    both, norms = fold_batch_norm(keys), fold_batch_norm(keyed)
+    for folded in (keys, both, norms):
+        found = folded(SCRAMBLER(images()))
+        torch.testing.assert_close(found, plain(images()), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(once(images()), plain(images()), rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(m, KeyedLayer) for m in both.modules())
+    left = [sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) for net in (plain, norms)]
+    assert left[1] < left[0] or left == [0, 0]
+
+
+def test_whitening_initialisation(nets):
+    plain, keyed = (copy.deepcopy(net) for net in nets)
+    for net in (plain, keyed):
+        whitening_init(net, images(8))
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(keyed.state_dict()[name], weight), name
+    with torch.no_grad():
+        found = keyed(SCRAMBLER(images()))
+        torch.testing.assert_close(found, plain(images()), rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()

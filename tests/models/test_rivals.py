@@ -12,7 +12,7 @@ import models
 from models.adaptation import BlockAdaptation, SharedAdaptation
 from models.convmixer import ConvMixer
 from models.pyramidnet import PyramidNet, ShakeDrop
-from operators import BlockCipher
+from operators import BlockCipher, ImageScrambler
 
 COUNTS = {
     "pyramidnet110": 28_485_493,
@@ -193,3 +193,18 @@ def test_bad_geometry_is_named():
         PyramidNet(depth=12)
     with pytest.raises(ValueError, match="patch must divide image_size 32, got 5"):
         ConvMixer(image_size=32, patch=5)
+
+
+def test_a_pyramid_is_keyed_in_evaluation_and_in_training():
+    torch.manual_seed(0)
+    net, scrambler = PyramidNet(depth=8, alpha=6).double().eval(), ImageScrambler(32, seed=1)
+    keyed = models.key_network(net, scrambler, strict=True)
+    x = torch.rand(4, 3, 32, 32, dtype=torch.float64)
+    for training in (False, True):
+        results = []
+        for network, batch in ((net, x), (keyed, scrambler(x))):
+            torch.manual_seed(2)  # of which paths are shaken
+            y = network.train(training)(batch)
+            results.append((y, *torch.autograd.grad(y.square().sum(), network.parameters())))
+        torch.testing.assert_close(*results)
+    assert keyed.report().share == 1
