@@ -30,6 +30,7 @@ from utils.training.segmentation import SEGMENTATION_PRESETS
 
 EXPERIMENTS = ROOT / "experiments"
 BENCHMARK = "experiments/benchmark"
+SEGMENTATION = EXPERIMENTS / "segmentation/results/table_segmentation.json"
 SHIPPED = "checkpoints/preresnet20.pt"
 WEIGHTS = "$WEIGHTS"  # of the shell: the run that the training printed
 
@@ -89,7 +90,11 @@ def _preresnet20() -> dict:
 def _accuracy() -> str:
     """Both networks in one table, and the commands that repeat it."""
     vgg16, preresnet20 = _vgg16(), _preresnet20()
-    shown = accuracy_table.side_by_side([vgg16, preresnet20])
+    more = SEGMENTATION.is_file()
+    column = segmentation_table.column(_segmentation_results()) if more else ("", {})
+    shown = accuracy_table.side_by_side([vgg16, preresnet20], column)
+    if more:
+        shown = f"{shown.rstrip()} " + segmentation_table.agreement(_segmentation_results())
     commands = [*_vgg16_commands(vgg16), *_preresnet20_commands(preresnet20, train=False)]
     return f"{shown}\n{shell(*commands)}"
 
@@ -184,14 +189,15 @@ def _literature(make: Callable[[list[dict]], str]) -> Callable[[], str]:
     return lambda: make(_results("attacks/literature/literature.json")["rows"])
 
 
-def _segmentation(show: Callable[[dict], str]) -> str:
-    """What ``show`` makes of the results on segmentation, once there are some."""
-    if not (EXPERIMENTS / "segmentation/results/table_segmentation.json").is_file():
+def _segmentation_results() -> dict:
+    return _results(f"segmentation/{SEGMENTATION.name}")
+
+
+def _segmentation() -> str:
+    """The results on segmentation, once there are some."""
+    if not SEGMENTATION.is_file():
         return "Not measured yet."
-    return show(_results("segmentation/table_segmentation.json"))
-
-
-def _segmentation_whole(table: dict) -> str:
+    table = _segmentation_results()
     commands = segmentation_table.commands(table, "experiments/segmentation/results")
     return f"{segmentation_table.markdown(table)}\n{shell(*commands)}"
 
@@ -226,7 +232,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "pipeline": _pipeline,
     },
     "experiments/segmentation/README.md": {
-        "segmentation": lambda: _segmentation(_segmentation_whole),
+        "segmentation": _segmentation,
         "presets": lambda: presets_table.markdown(SEGMENTATION_PRESETS, SEGMENTATION_FLAGS),
     },
     "models/README.md": {"architectures": _architectures},

@@ -37,17 +37,28 @@ def agreement(tables: Sequence[dict]) -> str:
     )
 
 
-def side_by_side(tables: Sequence[dict]) -> str:
-    """Tables of one data set as one with a column for each network, and how far these agree."""
-    first = tables[0]
+def side_by_side(tables: Sequence[dict], more: tuple[str, dict[str, str]] = ("", {})) -> str:
+    """Tables of one data set as one with a column for each network, and how far these agree.
+
+    Args:
+        tables: the networks' tables.
+        more: the heading of a further column and its cells, by row; none without a heading.
+    """
+    first, (heading, cells) = tables[0], more
     headings = [
         f"{first['dataset']}, accuracy",
         f"{first['net']}, published",
         *(table["net"] for table in tables),
+        *filter(None, [heading]),
     ]
     measured = zip(*(table["rows"] for table in tables), strict=True)
     lines = [
-        (rows[0]["name"], _published(rows[0]), *(f"{row['accuracy']:.2%}" for row in rows))
+        (
+            rows[0]["name"],
+            _published(rows[0]),
+            *(f"{row['accuracy']:.2%}" for row in rows),
+            *([cells.get(rows[0]["name"], "")] if heading else []),
+        )
         for rows in measured
     ]
     return f"{markdown_table(headings, lines, left=1)}\n{agreement(tables)}"

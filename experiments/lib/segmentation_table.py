@@ -6,6 +6,7 @@ from experiments.lib.commands import check_seed, pasteable
 from experiments.lib.tables import markdown_table
 
 SCRIPTS = "experiments/segmentation"
+RIGHT_KEY = "keyed network, right key"
 
 
 def markdown(table: dict) -> str:
@@ -64,6 +65,21 @@ def short(table: dict) -> str:
         for row in table["rows"]
     ]
     return markdown_table(headings, lines, left=1)
+
+
+def column(table: dict) -> tuple[str, dict[str, str]]:
+    """The mean IoU of each row, to stand beside the accuracies of classifiers: heading, cells."""
+    heading = f"{table['net']} on {table['dataset']}, mean IoU"
+    return heading, {row["name"]: f"{row['miou']:.2%}" for row in table["rows"]}
+
+
+def agreement(table: dict) -> str:
+    """How many label maps the key leaves as they are."""
+    keyed = next(row for row in table["rows"] if row["name"] == RIGHT_KEY)
+    return (
+        f"So do {keyed['same_maps']} of {table['images']} label maps of {table['net']}, pixel for "
+        "pixel.\n"
+    )
 
 
 def classes(table: dict) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import models
 from experiments.lib.results import write_results
-from experiments.lib.segmentation_table import markdown
+from experiments.lib.segmentation_table import RIGHT_KEY, markdown
 from experiments.lib.timing import peak_memory, time_side_by_side
 from operators import ImageScrambler
 from utils import cli
@@ -123,7 +123,7 @@ def label_maps(
     return {
         "plain images": plain,
         "same weights, scrambled images": maps(args.net, key),
-        "keyed network, right key": maps(keyed, key),
+        RIGHT_KEY: maps(keyed, key),
         "keyed network, wrong key": maps(keyed, wrong_scrambler(key.image_size, args.seed)),
         "the most frequent class everywhere": torch.full_like(plain, int(most.argmax())),
     }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.lib import segmentation_table
+from experiments.lib import accuracy_table, segmentation_table
 from operators import ImageScrambler
 from utils.runtime.errors import UserError
 
@@ -23,7 +23,10 @@ def table(seed=1312, weights="net.pt"):
         "weights": weights,
         "weights_sha256": "0123456789abcdef0123",
         "images": 233,
-        "rows": [row("plain images", 233, [0.9, None]), row("right key", 233, [0.9, 0.1])],
+        "rows": [
+            row("plain images", 233, [0.9, None]),
+            row("keyed network, right key", 233, [0.9, 0.1]),
+        ],
         "cost": [
             {
                 "size": [180, 240],
@@ -42,9 +45,31 @@ def table(seed=1312, weights="net.pt"):
 def test_what_is_shown():
     shown = segmentation_table.markdown(table())
     assert "| unet on camvid | mean IoU, 2 classes |" in shown
-    assert "| right key | 51.2% | 87.5% | 233 of 233 |" in shown
+    assert "| keyed network, right key | 51.2% | 87.5% | 233 of 233 |" in shown
     assert "| road | - | 10.0% |" in shown
     assert "| 180x240 | 100 | 125 | 1.25 | 3 | - | 0.50 |" in shown
+
+
+def test_the_first_page_has_it_beside_the_classifiers():
+    heading, cells = segmentation_table.column(table())
+    assert heading == "unet on camvid, mean IoU" and cells["plain images"] == "51.23%"
+    accuracy = {"name": "plain images", "published": None, "accuracy": 0.9, "images": 10}
+    other = accuracy | {"name": "fine-tuned on scrambled images"}
+    shown = accuracy_table.side_by_side(
+        [
+            {
+                "net": "vgg16",
+                "dataset": "cifar10",
+                "rows": [accuracy, other],
+                "same_predictions": 10,
+                "largest_logit_difference": 0.0,
+            }
+        ],
+        (heading, cells),
+    )
+    assert "| plain images |  | 90.00% | 51.23% |\n" in shown
+    assert "| fine-tuned on scrambled images |  | 90.00% |  |\n" in shown
+    assert segmentation_table.agreement(table()).startswith("So do 233 of 233 label maps of unet")
 
 
 def test_commands_can_be_pasted():
