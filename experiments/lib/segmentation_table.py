@@ -21,8 +21,9 @@ def how(table: dict) -> str:
         lines.append(f"- Training: {provenance(table['training'])}")
     machine = table.get("environment")
     if machine is not None:
+        rounds = table["cost"][0]["rounds"]
         name = machine["gpu"] or f"{machine['cpu']}, threads: {machine['threads']}"
-        lines.append(f"- Time and memory: medians of {table['cost'][0]['rounds']} rounds, {name}.")
+        lines.append(f"- Time and memory: medians of {rounds} rounds, channels_last, {name}.")
     return "\n".join(lines) + "\n"
 
 

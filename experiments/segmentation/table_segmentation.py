@@ -147,9 +147,11 @@ def cost(args, size: tuple[int, int], num_classes: int, device: torch.device) ->
     started = time.perf_counter()
     keyed = models.key_network(plain, key, args.backend, scramble_output=True, verify=False)
     built = time.perf_counter() - started
-    images = torch.rand(1, 3, *size)
-    inputs = {"plain": images.to(device), "keyed": key(images).to(device)}
-    nets = {"plain": plain.to(device), "keyed": keyed.eval().to(device)}
+    images, faster = torch.rand(1, 3, *size), {"memory_format": torch.channels_last}
+    inputs = {"plain": images.to(device, **faster), "keyed": key(images).to(device, **faster)}
+    nets = {
+        name: net.eval().to(device, **faster) for name, net in (("plain", plain), ("keyed", keyed))
+    }
 
     def call(name: str) -> None:
         with torch.inference_mode():

@@ -74,8 +74,8 @@ def test_with_the_key_every_pixel_is_labelled_as_without(live, ask, tmp_path):
         found = ask("test_voc.py", *bare, *words, out=True)
         assert found["iou"] == plain["iou"]
         assert found["permute"] and found["per_image"] == ("-per_image" in words)
-        wrong = ask("test_voc.py", *bare, *words, "-wrong_key", out=True)
-        assert wrong["iou"] != plain["iou"] and wrong["wrong_key"]
+    wrong = ask("test_voc.py", *bare, *keyed, "-per_image", "-wrong_key", out=True)
+    assert wrong["iou"] != plain["iou"] and wrong["wrong_key"]
 
 
 def test_the_table(live, ask, tmp_path):
