@@ -171,7 +171,7 @@ def _statistics(net: nn.Module, node: fx.Node) -> tuple[list[str | None], float]
     """
     if node.op == "call_module":
         norm = net.get_submodule(node.target)
-        if type(norm) is not nn.BatchNorm2d or norm.running_mean is None or norm.training:
+        if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.training:
             return None
         parts = ("weight", "bias", "running_mean", "running_var")
         names = [None if getattr(norm, p) is None else f"{node.target}.{p}" for p in parts]

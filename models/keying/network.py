@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import torch
 from torch import Tensor, fx, nn
@@ -47,10 +48,12 @@ class Program:
     def graph(self) -> fx.Graph:
         """The graph of this program, whose output is the list of its leaves."""
         graph, nodes = fx.Graph(), {}
-        for op, name, target, args, kwargs in self.instructions:
-            args, kwargs = _with_nodes(args, nodes), _with_nodes(kwargs, nodes)
+        for op, name, target, *arguments in self.instructions:
+            args, kwargs = fx.node.map_aggregate(
+                arguments, lambda a: nodes[a.name] if isinstance(a, _Result) else a
+            )
             if isinstance(target, tuple):
-                target = _operator(*target)
+                target = attrgetter(*target)(torch.ops)
             nodes[name] = graph.create_node(op, target, args, kwargs, name)
         return graph
 
@@ -66,23 +69,6 @@ class Program:
         namespace = dict(code.globals)
         exec(code.src, namespace)
         return namespace["forward"]
-
-
-def _with_nodes(argument: object, nodes: dict[str, fx.Node]) -> object:
-    if isinstance(argument, _Result):
-        return nodes[argument.name]
-    if isinstance(argument, (list, tuple)):
-        return type(argument)(_with_nodes(a, nodes) for a in argument)
-    if isinstance(argument, dict):
-        return {key: _with_nodes(a, nodes) for key, a in argument.items()}
-    return argument
-
-
-def _operator(name: str) -> object:
-    found = torch.ops
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
 
 
 @dataclass

@@ -61,7 +61,7 @@ def relate(
         for x, run in runs.items():
             plan.restore(node, x, (run,))
     fresh: list[Run] = []
-    for first, last in _merged(_spans(list(restored), result)):
+    for first, last in _spans(restored, result):
         outer, positions = span(shape, first, last)
         torn = any(run.outer < outer * positions and outer < run.end for run in layout)
         if torn or positions % BATCH == 0:
@@ -152,22 +152,16 @@ def _stretched(
     )
 
 
-def _spans(restored: list[Atoms], result: Labels) -> list[tuple[int, int]]:
-    """The axes of a result that were scrambled in an operand and are to be scrambled again."""
-    spans = []
-    for covered in restored:
-        axes = [result.index(label) for label, _, _ in covered if label in result]
-        if axes:
-            spans.append((min(axes), max(axes)))
-    return spans
+def _spans(restored: Iterable[Atoms], result: Labels) -> list[list[int]]:
+    """The axes of a result that were scrambled in an operand and are to be scrambled again.
 
-
-def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The smallest disjoint spans that cover ``spans``."""
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(spans):
-        if merged and first <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+    As disjoint ``[first, last]``.
+    """
+    found = [[result.index(n) for n, _, _ in covered if n in result] for covered in restored]
+    spans: list[list[int]] = []
+    for first, last in sorted((min(axes), max(axes)) for axes in found if axes):
+        if spans and first <= spans[-1][1]:
+            spans[-1][1] = max(last, spans[-1][1])
         else:
-            merged.append((first, last))
-    return merged
+            spans.append([first, last])
+    return spans

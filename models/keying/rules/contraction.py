@@ -16,11 +16,11 @@ from models.keying.relate import relate
 aten = torch.ops.aten
 
 
-def from_the_end(plan: Plan, x: fx.Node, last: list) -> list:
+def from_the_end(plan: Plan, x: fx.Node, last: str) -> list:
     """Labels of an operand: ``last`` for its last axes, numbers from the end for its batch."""
     sizes = plan.shape(x)
-    count = len(sizes) - len(last)
-    return [None if sizes[axis] == 1 else axis - count for axis in range(count)] + last
+    names = [*range(len(last) - len(sizes), 0), *last]
+    return [None if n == 1 else name for n, name in zip(sizes, names, strict=True)]
 
 
 @rule(aten.linear)
@@ -30,31 +30,17 @@ def linear(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
     return relate(plan, node, [(x, [*axes, "features"])], [*axes, "features"], natural=["features"])
 
 
-@rule(aten.matmul, aten.bmm, aten.mm)
-def matmul(plan: Plan, node: fx.Node, a: fx.Node, b: fx.Node) -> object:
-    """``(..., I, K)`` and ``(..., K, J)`` -> ``(..., I, J)``."""
-    if min(len(plan.shape(a)), len(plan.shape(b))) < 2:
+@rule(aten.matmul, aten.bmm, aten.mm, aten.baddbmm, aten.addmm)
+def matmul(plan: Plan, node: fx.Node, *tensors: fx.Node, **__) -> object:
+    """``(..., I, K)`` and ``(..., K, J)``, added to ``(..., I, J)`` or not -> ``(..., I, J)``."""
+    if min(len(plan.shape(x)) for x in tensors) < 2:
         return NotImplemented
-    operands = [(a, from_the_end(plan, a, ["i", "k"])), (b, from_the_end(plan, b, ["k", "j"]))]
-    batch = len(plan.shape(node)) - 2
-    result = [*(axis - batch for axis in range(batch)), "i", "j"]
-    return relate(plan, node, operands, result, summed=["k"])
-
-
-@rule(aten.baddbmm, aten.addmm)
-def add_matmul(plan: Plan, node: fx.Node, c: fx.Node, a: fx.Node, b: fx.Node, **__) -> object:
-    """``(..., I, J)``, ``(..., I, K)`` and ``(..., K, J)`` -> ``(..., I, J)``."""
-    if len(plan.shape(c)) != len(plan.shape(node)):
-        return NotImplemented
-    last = [None if n == 1 else name for n, name in zip(plan.shape(c)[-2:], "ij", strict=True)]
     operands = [
-        (c, from_the_end(plan, c, last)),
-        (a, from_the_end(plan, a, ["i", "k"])),
-        (b, from_the_end(plan, b, ["k", "j"])),
+        (x, from_the_end(plan, x, last))
+        for x, last in zip(tensors[::-1], ("kj", "ik", "ij"), strict=False)
     ]
-    batch = len(plan.shape(node)) - 2
-    result = [*(axis - batch for axis in range(batch)), "i", "j"]
-    return relate(plan, node, operands, result, summed=["k"])
+    result = [*range(2 - len(plan.shape(node)), 0), "i", "j"]
+    return relate(plan, node, operands[::-1], result, summed=["k"])
 
 
 @rule(aten.einsum)
@@ -81,18 +67,9 @@ def attention(
     **__,
 ) -> Layout:
     """``(..., L, E)``, ``(..., S, E)`` and ``(..., S, V)`` -> ``(..., L, V)``."""
-    operands = [
-        (query, from_the_end(plan, query, ["l", "e"])),
-        (key, from_the_end(plan, key, ["s", "e"])),
-        (value, from_the_end(plan, value, ["s", "v"])),
-    ]
-    if mask is not None:
-        last = [
-            None if n == 1 else name for n, name in zip(plan.shape(mask)[-2:], "ls", strict=True)
-        ]
-        operands.append((mask, from_the_end(plan, mask, last)))
-    batch = len(plan.shape(node)) - 2
-    result = [*(axis - batch for axis in range(batch)), "l", "v"]
+    tensors = ((query, "le"), (key, "se"), (value, "sv"), (mask, "ls"))
+    operands = [(x, from_the_end(plan, x, last)) for x, last in tensors if x is not None]
     # Dropout draws a mask for the natural order, inside of the operator.
-    natural = ("e", "l", "s") if is_causal or dropout else ("e",)
-    return relate(plan, node, operands, result, natural=natural, summed=["s"])
+    natural = "els" if is_causal or dropout else "e"
+    result = [*range(2 - len(plan.shape(node)), 0), "l", "v"]
+    return relate(plan, node, operands, result, natural=natural, summed="s")

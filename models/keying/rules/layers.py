@@ -65,22 +65,13 @@ def resampling(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
     return resample(plan, node, x)
 
 
-@rule(aten.conv1d, aten.avg_pool1d, aten.max_pool1d, aten.conv_transpose1d)
+@rule(
+    *(aten.conv1d, aten.avg_pool1d, aten.max_pool1d, aten.conv_transpose1d),
+    *(aten.im2col, aten.col2im),
+)
 def resampling_1d(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
-    """``(N, C, L)`` -> ``(N, C', L')``."""
-    return resample(plan, node, x, spatial=1)
-
-
-@rule(aten.im2col)
-def unfold(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
-    """``(N, C, H, W)`` -> ``(N, C * kh * kw, L)``: the windows of a map."""
-    return resample(plan, node, x, 2, 1)
-
-
-@rule(aten.col2im)
-def fold(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
-    """``(N, C * kh * kw, L)`` -> ``(N, C, H, W)``: the sum of windows."""
-    return resample(plan, node, x, 1, 2)
+    """``(N, C, L)`` -> ``(N, C', L')``; windows of a map ``(N, C, H, W)`` and back."""
+    return resample(plan, node, x, len(plan.shape(x)) - 2, len(plan.shape(node)) - 2)
 
 
 def pair(value: list | tuple | int) -> tuple[int, int]:

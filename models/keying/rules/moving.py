@@ -51,61 +51,30 @@ def factors(plan: Plan, x: fx.Node) -> list[list[int]]:
     ]
 
 
-@rule(aten.roll, aten.flip)
-def roll(plan: Plan, node: fx.Node, x: fx.Node, *args, **kwargs) -> object:
-    """``(...)`` -> the same shape."""
-    rank = len(plan.shape(x))
-    dims = kwargs.get("dims", args[-1] if args else [])
-    if not dims or (len(args) == 1 and plan.call(node)[0].overloadpacket is aten.roll):
-        return NotImplemented  # over all elements
-    touched = {d % rank for d in ([dims] if isinstance(dims, int) else dims)}
-    return by_operator(plan, node, x, list(range(rank)), touched, args, kwargs)
-
-
-@rule(aten.slice, aten.narrow)
-def cut(plan: Plan, node: fx.Node, x: fx.Node, dim: int = 0, *args, **kwargs) -> Layout:
-    """``(..., A, ...)`` -> ``(..., B, ...)``."""
-    rank = len(plan.shape(x))
-    touched = {dim % rank} if plan.shape(node) != plan.shape(x) else set()
-    return by_operator(plan, node, x, list(range(rank)), touched, (dim, *args), kwargs)
-
-
-@rule(aten.select)
-def select(plan: Plan, node: fx.Node, x: fx.Node, dim: int, index: object) -> object:
-    """``(..., A, ...)`` -> ``(..., ...)``."""
-    rank = len(plan.shape(x))
-    if not isinstance(index, int):
-        return NotImplemented
-    axes = [axis for axis in range(rank) if axis != dim % rank]
-    return by_operator(plan, node, x, axes, {dim % rank}, (dim, index), {})
-
-
-@rule(aten.split, aten.split_with_sizes, aten.chunk, aten.unbind, aten.tensor_split)
-def split(plan: Plan, node: fx.Node, x: fx.Node, *args, **kwargs) -> tuple[Layout, ...]:
-    """``(..., A, ...)`` -> several ``(..., B, ...)``, or ``(..., ...)``."""
-    rank = len(plan.shape(x))
-    unbound = plan.call(node)[0].overloadpacket is aten.unbind
-    dim = kwargs.get("dim", (args[0] if args else 0) if unbound else (args[1:2] or (0,))[0]) % rank
-    axes = [axis for axis in range(rank) if axis != dim] if unbound else list(range(rank))
-    return by_operator(plan, node, x, axes, {dim}, args, kwargs)
-
-
-def by_operator(
-    plan: Plan,
-    node: fx.Node,
-    x: fx.Node,
-    result: list[int],
-    touched: set[int],
-    args: tuple,
-    kwargs: dict,
-) -> object:
-    """``moved`` by the operator of ``node`` itself, whose arguments after ``x`` are given."""
-    value = node.meta[VALUE]
+@rule(
+    *(aten.roll, aten.flip, aten.slice, aten.narrow, aten.select, aten.unbind),
+    *(aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split),
+)
+def cut(plan: Plan, node: fx.Node, x: fx.Node, *args, **kwargs) -> object:
+    """``(..., A, ...)`` -> one ``(..., B, ...)`` or several; or ``(..., ...)``, without axis."""
+    operator, value, rank = plan.call(node)[0], node.meta[VALUE], len(plan.shape(x))
+    given = {a.name: a.default_value for a in operator._schema.arguments if a.has_default_value()}
+    names = [a.name for a in operator._schema.arguments[1:]]
+    given |= dict(zip(names, args, strict=False)) | kwargs
+    dims = given.get("dim", given.get("dims"))
+    dims = [dims] if isinstance(dims, int) else dims
+    if not dims or isinstance(given.get("index"), fx.Node):
+        return NotImplemented  # over all elements, or at a place that is computed
     several = isinstance(value, (tuple, list))
     results = [v.shape for v in value] if several else [value.shape]
+    touched = {dim % rank for dim in dims}
+    dropped = touched if len(results[0]) < rank else set()
+    result = [axis for axis in range(rank) if axis not in dropped]
+    if operator.overloadpacket is aten.slice and results[0] == plan.shape(x):
+        touched = set()
 
     def mover(t: Tensor) -> list[Tensor]:
-        made = plan.call(node)[0](t, *args, **kwargs)
+        made = operator(t, *args, **kwargs)
         return list(made) if several else [made]
 
     layouts = moved(plan, node, x, plan.shape(x), results, result, touched, mover)

@@ -27,13 +27,11 @@ def broadcast(plan: Plan, node: fx.Node, x: fx.Node) -> Labels:
     ]
 
 
-@rule(
+@rule(  # beside what torch itself calls pointwise
     torch.Tag.pointwise,
-    *(aten.clone, aten.contiguous, aten.detach, aten.alias, aten.to, aten._to_copy, aten.type_as),
-    *(aten.masked_fill, aten.where, aten.clamp, aten.silu, aten.selu, aten.celu, aten.expand),
-    *(aten.hardswish, aten.hardsigmoid, aten.hardtanh, aten.leaky_relu, aten.elu, aten.gelu),
-    *(aten.mish, aten.softplus, aten.threshold, aten.softshrink, aten.hardshrink, aten.log_sigmoid),
-    *(aten.lift_fresh_copy, aten.copy, aten.relu6, aten.conj, aten.real, aten.expand_as),
+    *(aten.contiguous, aten.detach, aten.alias, aten.to, aten._to_copy, aten.type_as, aten.copy),
+    *(aten.expand, aten.expand_as, aten.hardswish, aten.log_sigmoid, aten.lift_fresh_copy),
+    *(aten.conj, aten.real),
 )
 def pointwise(plan: Plan, node: fx.Node, *_, **__) -> Layout:
     """Any operands that broadcast -> ``(...)``: each position by itself."""
