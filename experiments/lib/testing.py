@@ -41,10 +41,14 @@ def add_keys(parser: cli.Parser) -> None:
     flags.add_weights(parser, CHECKPOINT_DIR)
 
 
-def add_flags(parser: cli.Parser) -> None:
-    """Add the flags of a test, but for those of the network and the data."""
+def add_flags(parser: cli.Parser, batch: int = 64) -> None:
+    """Add the flags of a test, but for those of the network and the data.
+
+    Args:
+        batch: the default of ``-b``.
+    """
     add_keys(parser)
-    parser.add_argument("-b", type=cli.positive_int, default=64, help="images per batch")
+    parser.add_argument("-b", type=cli.positive_int, default=batch, help="images per batch")
     flags.add_amp(parser)
     parser.add_argument(
         "-out", type=Path, default=None, help="JSON file for the result; default: none is written"

@@ -49,7 +49,7 @@ def parse_args():
     flags.add_backend(parser)
     flags.add_device(parser)
     flags.add_weights(parser, conf.CHECKPOINT_DIR)
-    parser.add_argument("-b", type=cli.positive_int, default=16, help="images per batch")
+    parser.add_argument("-b", type=cli.positive_int, default=8, help="images per batch")
     parser.add_argument(
         "-sizes",
         nargs="+",

@@ -24,7 +24,7 @@ def parse_args():
     flags.add_network(parser, "unet")
     flags.add_masks(parser)
     flags.add_mask_dir(parser)
-    testing.add_flags(parser)
+    testing.add_flags(parser, batch=8)
     args = parser.parse_args()
     testing.check_keys(parser, args)
     return args

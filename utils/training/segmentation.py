@@ -21,7 +21,7 @@ from utils.training.options import RunOptions
 from utils.training.recipe import Recipe
 from utils.training.task import Splits, example_images, pictures_sent
 
-TEST_BATCH = 16  # images
+TEST_BATCH = 8  # images
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from models import registry
 from operators import ImageScrambler, PerImageScrambler, SecretKey
@@ -46,6 +47,13 @@ RECIPE = SegmentationRecipe(
 SCRAMBLER = PerImageScrambler(MASK_SIZE, SecretKey(bytes(range(32))))
 
 
+class PointwiseNet(nn.Sequential):
+    """Answers each pixel by its colour, wherever it lies."""
+
+    def __init__(self, num_classes):
+        super().__init__(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, num_classes, 1))
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("segmentation")
@@ -55,7 +63,8 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def nets(monkeypatch):
-    monkeypatch.setattr(registry, "_PLAIN", {"labelling": LabellingNet, "plain": PlainLabellingNet})
+    nets = {"labelling": LabellingNet, "plain": PlainLabellingNet, "pointwise": PointwiseNet}
+    monkeypatch.setattr(registry, "_PLAIN", nets)
 
 
 def masks_run(root, **changes):
@@ -173,6 +182,19 @@ def test_a_keyed_network_learns_as_the_plain_one(root, nets, tmp_path):
             assert b["accuracy"] == pytest.approx(a["accuracy"], abs=0.01)
         assert found["test_miou"] == pytest.approx(plain["test_miou"], abs=0.02)
     assert unaware["epochs"][1]["loss"] != pytest.approx(plain["epochs"][1]["loss"], rel=1e-3)
+
+
+def test_labels_go_with_their_pixels_where_the_network_has_no_key(root, nets, tmp_path):
+    where = {"checkpoint_dir": tmp_path / "c", "log_dir": tmp_path / "r", "net": "pointwise"}
+    recipe, found = replace(RECIPE, epochs=1), []
+    for fixed, per_image in ((None, None), (SCRAMBLER.fixed, None), (SCRAMBLER.fixed, SCRAMBLER)):
+        run = masks_run(root, permute=fixed is not None, **where)
+        found.append(train(run, recipe, fixed, CPU, per_image, Segmentation()))
+    for scrambled in found[1:]:
+        for name in ("loss", "accuracy"):
+            value = found[0]["epochs"][0][name]
+            assert scrambled["epochs"][0][name] == pytest.approx(value, rel=1e-5)
+        assert scrambled["test_iou"] == pytest.approx(found[0]["test_iou"], abs=1e-3)
 
 
 def test_a_validation_split_is_the_data_sets_own_where_it_has_one(root, tmp_path):
