@@ -174,17 +174,17 @@ def measure(name: str) -> dict:
     start = time.process_time()
     try:
         keyed = key_network(net, scrambler).eval()
+        row["build_s"] = time.process_time() - start
+        row |= costs(net, keyed, scrambler)
     except KeyingError as error:
         return row | {"exact": False, "reason": str(error)}
-    except Exception as error:  # a fault of key_network, which is to raise nothing else
+    except Exception as error:  # a fault: key_network raises nothing else, nor does its network
         return row | {"exact": False, "reason": f"FAULT: {type(error).__name__}: {error}"}
-    row["build_s"] = time.process_time() - start
     report = keyed.report()
     return row | {
         "exact": list(keyed.state_dict()) == list(net.state_dict()),
         "share": report.share,
         "restored": sorted({r.operator for r in report.restored}),
-        **costs(net, keyed, scrambler),
     }
 
 

@@ -368,6 +368,26 @@ def test_is_an_ordinary_module():
     torch.testing.assert_close(twin.double()(scrambler(x.double())), net.double()(x.double()))
 
 
+class Caching(nn.Module):
+    """Keeps what it made of a parameter, as some attention does with its biases."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bias, self.cache = nn.Conv2d(3, 4, 3), nn.Parameter(torch.ones(4)), None
+
+    def forward(self, x):
+        if self.cache is None:
+            self.cache = self.bias.exp()
+        return (self.conv(x).flatten(2).mT * self.cache).mean(1)
+
+
+def test_a_network_that_keeps_what_it_made_is_left_as_it_is():
+    net, scrambler, x = Caching().eval(), ImageScrambler(SIZE, seed=0), torch.rand(2, 3, *SIZE)
+    keyed = key_network(net, scrambler)
+    assert net.cache is None
+    torch.testing.assert_close(keyed(scrambler(x)), net(x))
+
+
 def test_every_module_is_in_the_mode_of_the_plain_one():
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.Upsample(scale_factor=2)
