@@ -113,6 +113,13 @@ class Plan:
         (x,) = node.args
         return head, *fx.node.map_aggregate((args, kwargs), lambda a: x if a is INPUT else a)
 
+    def arguments(self, node: fx.Node) -> dict[str, object]:
+        """The arguments of a node's operator by their names, defaults included."""
+        operator, args, kwargs = self.call(node)
+        schema = operator._schema.arguments
+        given = dict(zip([a.name for a in schema], args, strict=False)) | dict(kwargs)
+        return {a.name: a.default_value for a in schema if a.has_default_value()} | given
+
     def shape(self, node: fx.Node) -> Shape:
         return node.meta[VALUE].shape
 

@@ -280,6 +280,15 @@ def test_verification_finds_a_wrong_rule(monkeypatch):
         key_network(Net(lambda x, m: torch.roll(x, 1, 3)), ImageScrambler(SIZE, seed=0))
 
 
+def test_every_rule_says_what_it_makes_of_which_shape():
+    from models.keying import rules  # noqa: F401
+    from models.keying.registry import RULES
+
+    for rule in RULES.values():
+        first = rule.__doc__.splitlines()[0]
+        assert "(" in first and "->" in first, rule
+
+
 def test_features_between_layers_are_scrambled_by_their_own_keys():
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
     scrambler = ImageScrambler(SIZE, seed=0)

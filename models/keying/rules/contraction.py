@@ -45,7 +45,7 @@ def matmul(plan: Plan, node: fx.Node, *tensors: fx.Node, **__) -> object:
 
 @rule(aten.einsum)
 def einsum(plan: Plan, node: fx.Node, equation: str, operands: list, **__) -> object:
-    """Tensors as ``torch.einsum`` takes them."""
+    """``(...)`` for each term -> ``(...)``, as ``torch.einsum`` describes them."""
     given, arrow, result = equation.replace(" ", "").partition("->")
     terms = given.split(",")
     if not arrow or "." in equation or any(len(set(term)) < len(term) for term in terms):

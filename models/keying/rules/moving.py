@@ -58,9 +58,7 @@ def factors(plan: Plan, x: fx.Node) -> list[list[int]]:
 def cut(plan: Plan, node: fx.Node, x: fx.Node, *args, **kwargs) -> object:
     """``(..., A, ...)`` -> one ``(..., B, ...)`` or several; or ``(..., ...)``, without axis."""
     operator, value, rank = plan.call(node)[0], node.meta[VALUE], len(plan.shape(x))
-    given = {a.name: a.default_value for a in operator._schema.arguments if a.has_default_value()}
-    names = [a.name for a in operator._schema.arguments[1:]]
-    given |= dict(zip(names, args, strict=False)) | kwargs
+    given = plan.arguments(node)
     dims = given.get("dim", given.get("dims"))
     dims = [dims] if isinstance(dims, int) else dims
     if not dims or isinstance(given.get("index"), fx.Node):

@@ -105,5 +105,5 @@ def stack(plan: Plan, node: fx.Node, tensors: list, dim: int = 0) -> Layout:
 
 @rule(operator.getitem)
 def getitem(plan: Plan, node: fx.Node, results: fx.Node, index: int) -> Layout:
-    """One of several results."""
+    """Several ``(...)`` -> one of them."""
     return results.meta[LAYOUT][index]

@@ -4,8 +4,6 @@ A reduction over all positions does not see their order, so it needs no key, and
 none; softmax over all tokens keeps the key for the same reason.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import fx
 
@@ -15,11 +13,14 @@ from models.keying.plan import Plan
 from models.keying.registry import rule
 from models.keying.relate import relate
 from models.keying.rules.layers import resample
+from models.keying.rules.pointwise import pointwise
 
 aten = torch.ops.aten
 
 
-def axes_of(rank: int, dim: int | Sequence[int] | None) -> set[int]:
+def axes_of(plan: Plan, node: fx.Node, x: fx.Node) -> set[int]:
+    """The axes along which an operator works: all of them where it names none."""
+    rank, dim = len(plan.shape(x)), plan.arguments(node).get("dim")
     if dim is None or dim == []:
         return set(range(rank))
     return {d % rank for d in ([dim] if isinstance(dim, int) else dim)}
@@ -43,65 +44,52 @@ def reduced(plan: Plan, node: fx.Node, x: fx.Node, axes: set[int], order: bool, 
 
 @rule(
     *(aten.mean, aten.sum, aten.amax, aten.amin, aten.var, aten.std, aten.logsumexp, aten.any),
-    *(aten.all, aten.nansum, aten.nanmean, aten.prod),
+    *(aten.all, aten.nansum, aten.nanmean, aten.prod, aten.norm, aten.linalg_vector_norm),
 )
-def reduce(plan: Plan, node: fx.Node, x: fx.Node, dim=None, *_, **__) -> Layout:
+def reduce(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
     """``(..., A, ...)`` -> ``(..., ...)``, or with 1 in the place of ``A``."""
-    if isinstance(dim, bool):  # var(x, unbiased)
-        dim = None
-    return reduced(plan, node, x, axes_of(len(plan.shape(x)), dim), False, plan.shape(node))
-
-
-@rule(aten.norm, aten.linalg_vector_norm)
-def norm(plan: Plan, node: fx.Node, x: fx.Node, order=2, dim=None, *_, **__) -> Layout:
-    """``(..., A, ...)`` -> ``(..., ...)``, or with 1 in the place of ``A``."""
-    return reduce(plan, node, x, dim)
+    return reduced(plan, node, x, axes_of(plan, node, x), False, plan.shape(node))
 
 
 @rule(aten.max, aten.min)
-def extreme(plan: Plan, node: fx.Node, x: fx.Node, dim=None, *_, **__) -> object:
+def extreme(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> object:
     """``(..., A, ...)`` -> values and indices ``(..., ...)``; or everything -> ``()``."""
-    if isinstance(dim, fx.Node):  # of two tensors
-        from models.keying.rules.pointwise import pointwise
-
+    given = plan.arguments(node)
+    if "other" in given:
         return pointwise(plan, node)
-    if dim is None:
+    if "dim" not in given:
         return reduce(plan, node, x)
     values = node.meta[VALUE]
     indexed = any(user.args[1] == 1 and user.users for user in node.users)
-    axes = axes_of(len(plan.shape(x)), dim)
-    return (reduced(plan, node, x, axes, indexed, values[0].shape),) * 2
+    return (reduced(plan, node, x, axes_of(plan, node, x), indexed, values[0].shape),) * 2
 
 
 @rule(aten.argmax, aten.argmin)
-def arg_extreme(plan: Plan, node: fx.Node, x: fx.Node, dim=None, *_) -> Layout:
+def arg_extreme(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
     """``(..., A, ...)`` -> positions along ``A``, ``(..., ...)``."""
-    return reduced(plan, node, x, axes_of(len(plan.shape(x)), dim), True, plan.shape(node))
+    return reduced(plan, node, x, axes_of(plan, node, x), True, plan.shape(node))
 
 
 @rule(aten.softmax, aten._softmax, aten.log_softmax, aten._log_softmax)
-def softmax(plan: Plan, node: fx.Node, x: fx.Node, dim: int, *_, **__) -> Layout:
-    """``(...)`` -> the same."""
+def softmax(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
+    """``(..., A, ...)`` -> the same."""
     axes = list(range(len(plan.shape(x))))
-    return relate(plan, node, [(x, axes)], axes, summed=[axes[dim]])
+    return relate(plan, node, [(x, axes)], axes, summed=axes_of(plan, node, x))
 
 
 @rule(aten.cumsum, aten.cumprod, aten.glu)
-def along(plan: Plan, node: fx.Node, x: fx.Node, dim: int = -1, *_, **__) -> Layout:
+def along(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
     """``(..., A, ...)`` -> the same, or half of ``A``: in the order of one axis."""
     axes = list(range(len(plan.shape(x))))
-    return relate(plan, node, [(x, axes)], axes, natural=[axes[dim]])
+    return relate(plan, node, [(x, axes)], axes, natural=axes_of(plan, node, x))
 
 
 @rule(aten.sort, aten.topk)
-def sort(plan: Plan, node: fx.Node, x: fx.Node, *args, **kwargs) -> tuple[Layout, Layout]:
+def sort(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> tuple[Layout, Layout]:
     """``(..., A, ...)`` -> values and indices ``(..., B, ...)``."""
-    axes = list(range(len(plan.shape(x))))
-    operator = str(node.target)
-    dim = kwargs.get("dim", (args[1:2] if "topk" in operator else args[:1]) or -1)
-    dim = dim[0] if isinstance(dim, (tuple, list)) else dim
-    shape = node.meta[VALUE][0].shape
-    return (relate(plan, node, [(x, axes)], axes, natural=[axes[dim]], shape=shape),) * 2
+    axes, shape = list(range(len(plan.shape(x)))), node.meta[VALUE][0].shape
+    layout = relate(plan, node, [(x, axes)], axes, natural=axes_of(plan, node, x), shape=shape)
+    return (layout,) * 2
 
 
 @rule(aten.layer_norm, aten.rms_norm)

@@ -35,5 +35,5 @@ def reshape(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
     *(aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty, aten.randn_like),
 )
 def created(plan: Plan, node: fx.Node, x: fx.Node, *_, **__) -> Layout:
-    """Any tensor -> one that does not depend on its elements."""
+    """``(...)`` -> a tensor of any shape that does not depend on its elements."""
     return NATURAL
