@@ -16,11 +16,11 @@ NO_ATTACK = "none"
 
 def about(rows: list[dict]) -> str:
     """What ``markdown`` shows."""
-    plain = {row["plain accuracy"] for row in rows}
-    shown = ", ".join(f"{accuracy:.1%}" for accuracy in sorted(plain))
+    plain = {row["images"]: row["plain accuracy"] for row in rows}
+    shown = ", ".join(f"{share:.1%} on {count:,} untouched ones" for count, share in plain.items())
     return (
         "What each attack makes of ciphertexts: SSIM, PSNR and the plain network's accuracy on it "
-        f"({shown} on untouched pictures), and of jigsaws the share of right neighbours."
+        f"({shown}), and of jigsaws the share of right neighbours."
     )
 
 
@@ -77,10 +77,10 @@ def jigsaws(rows: list[dict]) -> str:
 
 def summary(rows: list[dict]) -> str:
     """The best attack on each scheme."""
-    plain = rows[0]["plain accuracy"]
+    shares = ("accuracy", "plain accuracy")
     lines = [
-        [scheme, row["attack"], f"{row['SSIM']:.3f}", f"{row['accuracy']:.1%}"]
+        [scheme, row["attack"], f"{row['SSIM']:.3f}", *(f"{row[share]:.1%}" for share in shares)]
         for scheme, row in best(rows).items()
     ]
-    heading = f"accuracy, {plain:.1%} on untouched pictures"
-    return markdown_table(["scheme", "best attack", "SSIM", heading], lines, left=2)
+    headings = ["scheme", "best attack", "SSIM", "accuracy", "untouched"]
+    return markdown_table(headings, lines, left=2)

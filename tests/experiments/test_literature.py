@@ -272,7 +272,7 @@ def test_which_attacks_apply():
 
 def test_tables():
     def row(scheme, attack, ssim, accuracy):
-        names = {"scheme": scheme, "attack": attack, "plain accuracy": 0.8}
+        names = {"scheme": scheme, "attack": attack, "plain accuracy": 0.8, "images": 1000}
         return names | {"SSIM": ssim, "accuracy": accuracy}
 
     rows = [
@@ -281,6 +281,7 @@ def test_tables():
         row("le", "GAN", 0.5, 0.4),
         row("ele", "FR", 0.125, 0.1),
     ]
+    assert "(80.0% on 1,000 untouched ones)" in literature_table.about(rows)
     best = literature_table.best(rows)
     assert {scheme: of["attack"] for scheme, of in best.items()} == {"le": "FR", "ele": "FR"}
     assert literature_table.grid(rows, "SSIM").splitlines() == [
@@ -291,10 +292,10 @@ def test_tables():
     ]
     assert "| ele |  | 10.0% |  |" in literature_table.grid(rows, "accuracy").splitlines()
     assert literature_table.summary(rows).splitlines() == [
-        "| scheme | best attack | SSIM | accuracy, 80.0% on untouched pictures |",
-        "|---|---|---:|---:|",
-        "| le | FR | 0.250 | 50.0% |",
-        "| ele | FR | 0.125 | 10.0% |",
+        "| scheme | best attack | SSIM | accuracy | untouched |",
+        "|---|---|---:|---:|---:|",
+        "| le | FR | 0.250 | 50.0% | 80.0% |",
+        "| ele | FR | 0.125 | 10.0% | 80.0% |",
     ]
     rows[-1]["right pairs"] = 0.75
     assert "| ele | 75.0% |" in literature_table.jigsaws(rows).splitlines()
