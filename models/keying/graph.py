@@ -13,7 +13,7 @@ import copy
 import logging
 import operator
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import signature
@@ -385,7 +385,11 @@ def erase_unused(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def skeleton(net: nn.Module) -> nn.Module:
-    """A copy of ``net`` that shares its parameters and buffers."""
-    shared = {id(t): t for t in (*net.parameters(), *net.buffers())}
-    return copy.deepcopy(net, shared)
+def copied(net: nn.Module, convert: Callable[[Tensor], Tensor] = lambda t: t) -> nn.Module:
+    """A copy of ``net`` that shares ``convert(t)`` for each of its parameters and buffers ``t``."""
+    tensors = {}
+    for t in (*net.parameters(), *net.buffers()):
+        new = convert(t)
+        again = isinstance(t, nn.Parameter) and new is not t
+        tensors[id(t)] = nn.Parameter(new, t.requires_grad) if again else new
+    return copy.deepcopy(net, tensors)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
 
-from models.keying.graph import HELPERS, VALUE, Exported, KeyingError, Value, skeleton
+from models.keying.graph import HELPERS, VALUE, Exported, KeyingError, Value, copied
 from models.keying.layout import NATURAL, Layout, MapKey, Run, atoms, span
 from models.keying.network import KeyedNetwork, Mode, Program
 from models.keying.plan import LAYOUT, RULE, Plan, Shared
@@ -95,7 +95,7 @@ def planned(
     work = copy.deepcopy(net)
     if hasattr(work, HELPERS):
         raise KeyingError(f"forward: a network with an attribute {HELPERS!r} cannot be keyed")
-    plain = skeleton(work)
+    plain = copied(work)
     work.add_module(HELPERS, nn.Module().train(net.training))
     image, exported = trace_at(plain, image_size, in_channels)
     planner = Planner(plain, image, shared, stream, output)

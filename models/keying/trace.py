@@ -4,13 +4,11 @@ An exported graph has them as constants: ``torch.zeros(..., dtype=x.dtype)`` bec
 CPU. Exported again in float64 on the ``meta`` device, the network tells which of them follow.
 """
 
-import copy
-
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from models.keying.graph import Exported, KeyingError, export
+from models.keying.graph import Exported, KeyingError, copied, export
 
 
 def trace(net: nn.Module, image: Tensor, training: bool) -> Exported:
@@ -60,8 +58,7 @@ def _follow_input(graph: fx.Graph, net: nn.Module, image: Tensor, training: bool
     fixed = [node for node in graph.nodes if _mentions(node)]
     if not fixed or image.dtype == torch.float64:
         return
-    tensors = (*net.parameters(), *net.buffers())
-    elsewhere = copy.deepcopy(net, {id(t): _elsewhere(t) for t in tensors})
+    elsewhere = copied(net, _elsewhere)
     try:
         other = export(elsewhere, _elsewhere(image), training).graph
     except KeyingError:
@@ -102,5 +99,4 @@ def _kind(node: fx.Node) -> tuple:
 
 def _elsewhere(t: Tensor) -> Tensor:
     dtype = torch.float64 if t.is_floating_point() else t.dtype
-    moved = torch.empty_like(t, device="meta", dtype=dtype)
-    return nn.Parameter(moved, t.requires_grad) if isinstance(t, nn.Parameter) else moved
+    return torch.empty_like(t, device="meta", dtype=dtype, requires_grad=False)

@@ -8,9 +8,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from models.keying.graph import KeyingError, flatten, mode, skeleton
+from models.keying.graph import KeyingError, copied, flatten
 
 # Of the largest difference between the outputs of two images, and of the largest output: what
 # rounding may do to a deep network.
@@ -40,11 +39,11 @@ def compare(
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, *image_shape, generator=generator).double()
     try:
-        expected, found = evaluate(skeleton(plain), images), evaluate(other, *send(images))
+        expected, found = evaluate(plain, images), evaluate(other, *send(images))
     except RuntimeError:  # some constant of the network is float32
         images, precision = images.float(), torch.float32
         try:
-            expected, found = evaluate(skeleton(plain), images), evaluate(other, *send(images))
+            expected, found = evaluate(plain, images), evaluate(other, *send(images))
         except RuntimeError as error:
             raise KeyingError(f"forward: the keyed network fails: {error}") from error
     _check_equal(expected, restore(found), precision)
@@ -79,9 +78,10 @@ def _check_equal(expected: list, found: list, precision: torch.dtype) -> None:
 def evaluate(net: nn.Module, *inputs: object) -> list:
     """Leaves of the output of ``net`` in eval mode on the CPU, in the dtype of its input."""
     dtype = inputs[0].dtype
-    state = {
-        name: t.cpu().to(dtype) if t.is_floating_point() else t.cpu()
-        for name, t in (*net.named_parameters(), *net.named_buffers())
-    }
-    with mode(net, training=False), torch.no_grad():
-        return flatten(functional_call(net, state, inputs))[0]
+
+    def convert(t: Tensor) -> Tensor:
+        return t.detach().to("cpu", dtype if t.is_floating_point() else t.dtype)
+
+    # Not functional_call, which leaves a module with two names changed.
+    with torch.no_grad():
+        return flatten(copied(net, convert).eval()(*inputs))[0]

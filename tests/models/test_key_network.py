@@ -448,6 +448,26 @@ def tune(net, x):
     return net.state_dict()
 
 
+def test_modules_with_two_names_keep_their_weights():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.position = nn.Conv2d(4, 4, 3, padding=1)
+            self.stem, self.block = nn.Conv2d(3, 4, 1), nn.Sequential(self.position, nn.ReLU())
+
+        def forward(self, x):
+            return self.block(self.position(self.stem(x))).mean((2, 3))
+
+    net, scrambler, x = Shared().eval(), ImageScrambler(SIZE, seed=0), torch.rand(2, 3, *SIZE)
+    before = copy.deepcopy(net.state_dict())
+    keyed = key_network(net, scrambler)
+    for state in (net.state_dict(), keyed.state_dict()):
+        assert list(state) == list(before)
+        assert all(torch.equal(state[name], before[name]) for name in before)
+    torch.testing.assert_close(keyed(scrambler(x)), net(x))
+    torch.testing.assert_close(keyed.train()(scrambler(x)), net.train()(x))
+
+
 class Dropping(nn.Module):
     """Every kind of dropout, on maps and tokens that are scrambled."""
 
