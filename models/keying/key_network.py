@@ -20,7 +20,7 @@ from models.keying.layout import NATURAL, Layout, MapKey, Run, atoms, span
 from models.keying.network import KeyedNetwork, Mode, Program
 from models.keying.plan import LAYOUT, RULE, Plan, Shared
 from models.keying.registry import SOURCES, rule_for
-from models.keying.report import RESTORED, rows
+from models.keying.report import RESTORED, Report, rows
 from models.keying.rewrite import carry_out
 from models.keying.trace import trace, trace_at
 from models.keying.verify import compare
@@ -146,8 +146,8 @@ class Planner:
         layers = carry_out(plan, helpers)
         called = {node.target for node in graph.nodes}
         lost = tuple(name for name in exported.leaves if name not in called)
-        program = Program.of(graph, spec)
-        return Mode(program, plain, output_keys, seen, layers, lost, plan.first_map)
+        report = Report(tuple(seen), lost)
+        return Mode(Program.of(graph, spec), plain, output_keys, report, layers, plan.first_map)
 
 
 def draw(key: MapKey, stream: KeyStream) -> None:

@@ -79,18 +79,16 @@ class Mode:
         program: what it runs.
         plain: the same before it was keyed.
         output_keys: for each leaf of the output.
-        rows: of ``KeyedNetwork.report``.
+        report: of ``KeyedNetwork.report``.
         layers: names of modules with keys, and the keys that their ``give_keys`` takes.
-        lost: of ``KeyedNetwork.report``.
         first_map: name of the module that returns the first convolution's map, and its key.
     """
 
     program: Program
     plain: Program | None = None
     output_keys: list = field(default_factory=list)
-    rows: list = field(default_factory=list)
+    report: Report | None = None
     layers: list[tuple[str, MapKey, MapKey]] = field(default_factory=list)
-    lost: tuple[str, ...] = ()
     first_map: tuple[str, MapKey] | None = None
 
 
@@ -175,8 +173,7 @@ class KeyedNetwork(GraphNetwork):
 
     def report(self) -> Report:
         """What became of each operator, and how much of the maps stays scrambled."""
-        mode = self.modes[self._now]
-        return Report(tuple(mode.rows), mode.lost)
+        return self.modes[self._now].report
 
     @property
     def first_map(self) -> tuple[nn.Module, Tensor] | None:
