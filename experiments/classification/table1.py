@@ -6,6 +6,7 @@ Writes ``table1.json`` and ``table1.md``. The fine-tuned row trains on scrambled
 the plain weights on; every other row only tests. The test set chooses nothing.
 """
 
+import shlex
 from pathlib import Path
 
 import conf
@@ -155,7 +156,7 @@ def _public(record: dict | None) -> dict | None:
     """The record of a run, its command without local folders, which older records still have."""
     if record is None:
         return None
-    return {**record, "command": public_command(record["command"].split())}
+    return {**record, "command": public_command(shlex.split(record["command"]))}
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ their place is put back here: the published seed, which is no secret, and paths 
 Old spellings give way to those of today.
 """
 
+import shlex
+
 from operators import ImageScrambler
 from utils.data.datasets import DATASETS
 from utils.data.segmentation import MASK_DATASETS
@@ -19,7 +21,7 @@ def pasteable(command: str, script: str, **values: str | None) -> str:
     """A command that does what a recorded one did.
 
     Args:
-        command: as recorded, its words separated by spaces.
+        command: as recorded, quoted for a shell.
         script: path of the script from the repository's root; scripts may have moved since.
         values: by the name of a flag, what takes the place of the recorded value; None leaves the
             flag out. A seed that is masked is the published one.
@@ -27,11 +29,11 @@ def pasteable(command: str, script: str, **values: str | None) -> str:
     shown_for = dict.fromkeys(MACHINE_FLAGS) | {"-seed": str(PUBLISHED_SEED)}
     shown_for |= {f"-{flag}": value for flag, value in values.items()}
     shown = ["python3", script]
-    recorded = command.replace("=", " ").split()[1:]
+    recorded = shlex.split(command.replace("=", " "))[1:]
     words = iter(OLD_SCHEDULES.get(word, word) for word in recorded)
     for word in words:
         if word not in shown_for:
-            shown.append(word)
+            shown.append(shlex.quote(word))
             continue
         next(words)
         if shown_for[word] is not None:

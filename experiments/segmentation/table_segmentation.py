@@ -141,7 +141,7 @@ def row(name: str, maps: Tensor, plain: Tensor, data: MaskSet) -> dict:
 
 
 def cost(args, size: tuple[int, int], num_classes: int, device: torch.device) -> dict:
-    """Time and memory of one picture, keyed and plain, and the time to key the network, check included."""
+    """Time and memory of one picture, keyed and plain; the time to key and check the network."""
     key, cpu = ImageScrambler(size, seed=0), torch.device("cpu")
     plain = build(args.net, num_classes, size, None, cpu, maps=True)
     started = time.perf_counter()

@@ -6,6 +6,7 @@ Tables are generated from these files. A key is recorded by its fingerprint only
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -23,7 +24,7 @@ SECRET_FLAGS = ("-seed", "-key")
 
 
 def public_command(argv: list[str] | None = None) -> str:
-    """The command line without the values of ``-seed`` and ``-key``, and without local folders.
+    """The command line, quoted for a shell, without the values of ``-seed`` and ``-key``.
 
     A path is shown by its last part: where a run's files lay on one machine is of no use elsewhere.
     """
@@ -37,7 +38,7 @@ def public_command(argv: list[str] | None = None) -> str:
             shown.append(f"{flag}={'***' if flag in SECRET_FLAGS else _last_part(value)}")
         else:
             shown.append(_last_part(word))
-    return " ".join(shown)
+    return " ".join(word if "***" in word else shlex.quote(word) for word in shown)
 
 
 def _last_part(word: str) -> str:

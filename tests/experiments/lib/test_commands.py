@@ -18,6 +18,11 @@ def test_the_seed_and_paths_of_this_repository_are_put_in():
     )
 
 
+def test_quoted_words_stay_quoted():
+    recorded = "table2.py -rows 'LE, adapted' -seed ***"
+    assert pasteable(recorded, SCRIPT) == f"python3 {SCRIPT} -rows 'LE, adapted' -seed 1312"
+
+
 def test_flags_can_be_left_out():
     assert pasteable("a.py -seed *** -b 2", SCRIPT, seed=None) == f"python3 {SCRIPT} -b 2"
 

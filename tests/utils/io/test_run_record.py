@@ -32,6 +32,11 @@ def test_local_folders_are_left_out():
     assert shown == "x.py -data_dir=cifar10 -warm=0.3 -key=***"
 
 
+def test_what_a_shell_would_take_apart_is_quoted():
+    argv = ["x.py", "-rows", "ours, with the key", "LE"]
+    assert public_command(argv) == "x.py -rows 'ours, with the key' LE"
+
+
 def test_environment_is_plain_values(tmp_path):
     record = environment()
     assert {
