@@ -482,7 +482,9 @@ class Dropping(nn.Module):
     def forward(self, x):
         y = self.noisy(self.norm(self.conv(x)))
         y = F.dropout(y, 0.4, self.training) + self.channels(y)
-        t = self.places(y + 1).flatten(2).transpose(1, 2)
+        y = y + 1
+        self.places(y)
+        t = y.flatten(2).transpose(1, 2)
         t = t + self.attention(t, t, t, need_weights=False)[0]
         t = F.dropout1d(t, 0.1, self.training)
         return (self.fc(self.alpha(t).transpose(1, 2).flatten(1)),)
