@@ -14,6 +14,7 @@ from experiments.conf import ROOT
 from experiments.lib import (
     accuracy_table,
     architectures_table,
+    channel_table,
     literature_table,
     presets_table,
     report,
@@ -31,7 +32,7 @@ from utils.training.segmentation import SEGMENTATION_PRESETS
 EXPERIMENTS = ROOT / "experiments"
 BENCHMARK = "experiments/benchmark"
 SEGMENTATION = EXPERIMENTS / "segmentation/results/table_segmentation.json"
-SHIPPED = "checkpoints/preresnet20.pt"
+CLASSIFICATION = "experiments/classification/results"
 WEIGHTS = "$WEIGHTS"  # of the shell: the run that the training printed
 
 
@@ -88,39 +89,19 @@ def _preresnet20() -> dict:
 
 
 def _accuracy() -> str:
-    """Both networks in one table, and the commands that repeat it."""
-    vgg16, preresnet20 = _vgg16(), _preresnet20()
+    """All networks in one table."""
     more = SEGMENTATION.is_file()
     column = segmentation_table.column(_segmentation_results()) if more else ("", {})
-    shown = accuracy_table.side_by_side([vgg16, preresnet20], column)
+    shown = accuracy_table.side_by_side([_vgg16(), _preresnet20()], column)
     if more:
         shown = f"{shown.rstrip()} " + segmentation_table.agreement(_segmentation_results())
-    commands = [*_vgg16_commands(vgg16), *_preresnet20_commands(preresnet20, train=False)]
-    return f"{shown}\n{shell(*commands)}"
+    return shown
 
 
-def _vgg16_commands(table: dict) -> list[str]:
-    return accuracy_table.commands(table, WEIGHTS, "experiments/classification/results")
-
-
-def _preresnet20_commands(table: dict, train: bool) -> list[str]:
-    out_dir = "experiments/classification/results/preresnet20"
-    return accuracy_table.commands(table, WEIGHTS if train else SHIPPED, out_dir, train)
-
-
-def _accuracy_of(table: dict, commands: list[str]) -> str:
+def _accuracy_of(table: dict, out_dir: str) -> str:
+    commands = accuracy_table.commands(table, WEIGHTS, out_dir)
     parts = (accuracy_table.rows(table), accuracy_table.how(table), shell(*commands))
     return "\n".join(parts)
-
-
-def _table1() -> str:
-    table = _vgg16()
-    return _accuracy_of(table, _vgg16_commands(table))
-
-
-def _table1_preresnet20() -> str:
-    table = _preresnet20()
-    return _accuracy_of(table, _preresnet20_commands(table, train=True))
 
 
 def _benchmark_command(record: dict, name: str) -> str:
@@ -134,7 +115,7 @@ def _benchmark_command(record: dict, name: str) -> str:
 def _speed() -> str:
     records = _speed_results()
     commands = shell(*(_benchmark_command(record, "speed") for record in records))
-    return f"{speed_table(*records, contiguous=True)}\n{commands}"
+    return f"{speed_table(*records, everything=True)}\n{commands}"
 
 
 def _per_image() -> str:
@@ -144,6 +125,19 @@ def _per_image() -> str:
 
 def _pipeline() -> str:
     return shell(_benchmark_command(_results("benchmark/pipeline.json"), "pipeline"))
+
+
+def _jpeg() -> str:
+    attacks = EXPERIMENTS / "attacks" / "results" / "literature" / "literature.json"
+    rows = _results("attacks/literature/literature.json")["rows"] if attacks.is_file() else None
+    return channel_table.short(_results("benchmark/jpeg_channel_cifar10.json"), rows)
+
+
+def _jpeg_channel(dataset: str) -> str:
+    record = _results(f"benchmark/jpeg_channel_{dataset}.json")
+    command = _benchmark_command(record, "jpeg_channel")
+    parts = (channel_table.sentence(record), channel_table.markdown(record), shell(command))
+    return "\n".join(parts)
 
 
 def _architectures() -> str:
@@ -206,13 +200,14 @@ def _segmentation() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "accuracy": _accuracy,
-        "speed": lambda: speed_table(*_speed_results(), contiguous=False),
+        "speed": lambda: speed_table(*_speed_results(), everything=False),
         "attacks": summary.markdown,
+        "jpeg": _jpeg,
         "architectures": _architectures_sentence,
     },
     "experiments/classification/README.md": {
-        "table1": _table1,
-        "preresnet20": _table1_preresnet20,
+        "table1": lambda: _accuracy_of(_vgg16(), CLASSIFICATION),
+        "preresnet20": lambda: _accuracy_of(_preresnet20(), f"{CLASSIFICATION}/preresnet20"),
         "presets": presets_table.markdown,
     },
     "experiments/attacks/README.md": {
@@ -230,6 +225,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "speed": _speed,
         "per_image": _per_image,
         "pipeline": _pipeline,
+        "jpeg_channel": lambda: _jpeg_channel("cifar10"),
+        "jpeg_channel_camvid": lambda: _jpeg_channel("camvid"),
     },
     "experiments/segmentation/README.md": {
         "segmentation": _segmentation,

@@ -71,14 +71,13 @@ def how(table: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def commands(table: dict, weights: str, out_dir: str, train: bool = True) -> list[str]:
+def commands(table: dict, weights: str, out_dir: str) -> list[str]:
     """The commands that repeat a table, to be pasted at the repository's root.
 
     Args:
         table: what ``table1.json`` holds.
         weights: where the trained weights lie, for the shell.
         out_dir: folder of the results, from the repository's root.
-        train: begin with the training.
 
     Raises:
         UserError: if the key of the table is not the published seed.
@@ -86,8 +85,6 @@ def commands(table: dict, weights: str, out_dir: str, train: bool = True) -> lis
     check_seed(table["key"], table["dataset"])
     script = f"{SCRIPTS}/table1.py"
     made = pasteable(table["command"], script, weights=weights, out_dir=out_dir)
-    if not train:
-        return [made]
     # trained on plain images: its seed was no key of anything
     training = pasteable(table["training"]["command"], f"{SCRIPTS}/train_cifar10.py", seed=None)
     return [training, newest(table["net"]), made]

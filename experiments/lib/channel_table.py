@@ -1,9 +1,12 @@
 """What became of scrambled pictures in lossy files, in Markdown, from ``jpeg_channel.py``."""
 
+from experiments.lib import literature_table
 from experiments.lib.channels import PLAIN, QUALITIES, SCHEMES
 from experiments.lib.tables import markdown_table
 
 EIGHTS = ("blocks:8", "blocks:8 per image", "etc:8")  # what moves the squares that JPEG codes
+
+ATTACKED = {"whole image": "256-bit fixed"}  # names there, where they differ
 
 
 def markdown(record: dict) -> str:
@@ -11,7 +14,7 @@ def markdown(record: dict) -> str:
     plain = _rows(record, PLAIN.name)
     headings = ["file", "scrambling", "keys, bits", "bytes", "PSNR, dB"]
     if record["measure"] is not None:
-        headings += [record["measure"], "less plain, points"]
+        headings += [record["measure"], "points below plain"]
     lines = []
     for row in record["rows"]:
         psnr = "exact" if row["psnr"] is None else f"{row['psnr']:.2f}"
@@ -24,18 +27,29 @@ def markdown(record: dict) -> str:
     return markdown_table(headings, lines, left=2)
 
 
-def short(record: dict) -> str:
-    """A row for each way to scramble: what JPEG at full colour makes of the files and the score."""
-    headings = ["scrambling", "keys, bits", "files, quality 85"]
+def short(record: dict, attacks: list[dict] | None) -> str:
+    """A row for each way to scramble: what JPEG makes of the files and the score, and attackers.
+
+    Args:
+        record: of ``jpeg_channel.py``, with a score.
+        attacks: the rows of ``literature.py``, whose best attack counts; None for no such column.
+    """
+    headings = ["scrambling", "keys, bits", "bytes, 85"]
     headings += [f"{record['measure']}, {quality}" for quality in QUALITIES] + ["4:2:0, 85"]
+    best = None if attacks is None else literature_table.best(attacks)
+    if best is not None:
+        headings.append("best attack (SSIM)")
     plain, lines = _rows(record, PLAIN.name), []
     for scheme in SCHEMES:
         rows = _rows(record, scheme.name)
         middle = rows["JPEG 4:4:4, 85"]
         shown = [*(rows[f"JPEG 4:4:4, {quality}"] for quality in QUALITIES), rows["JPEG 4:2:0, 85"]]
         size = f"{middle['bytes']:,.0f}{_more(middle, plain)}"
-        scores = (f"{row['score']:.1%}" for row in shown)
-        lines.append((scheme.name, _bits(middle), size, *scores))
+        line = [scheme.name, _bits(middle), size, *(f"{row['score']:.1%}" for row in shown)]
+        if best is not None:
+            found = best.get(ATTACKED.get(scheme.name, scheme.name))
+            line.append("" if found is None else f"{found['accuracy']:.1%} ({found['SSIM']:.2f})")
+        lines.append(line)
     return markdown_table(headings, lines, left=1)
 
 

@@ -29,13 +29,13 @@ def label(row: dict) -> str:
     return f"{row['mode']}, {side}x{side}, batch {row['batch']}, {row['dtype']}"
 
 
-def speed_table(*records: dict, contiguous: bool) -> str:
+def speed_table(*records: dict, everything: bool) -> str:
     """The records of ``speed.py`` as a short Markdown table, with what they were measured on.
 
     Args:
         records: the contents of its JSON files, one for each kind of processor. Ratios are medians
             over interleaved rounds; times are in seconds there and in milliseconds here.
-        contiguous: show the lines of the contiguous memory format, too.
+        everything: show the lines of bfloat16 and of the contiguous memory format, too.
 
     Raises:
         KeyError: if one is not such a record.
@@ -48,7 +48,7 @@ def speed_table(*records: dict, contiguous: bool) -> str:
     kinds = list(dict.fromkeys([*ALWAYS, *of_kind]))
     lines = {kind: _lines(of_kind[kind]) for kind in of_kind}
     names = dict.fromkeys(name for kind in lines for name in lines[kind])
-    names = [name for name in names if contiguous or not name.endswith(CONTIGUOUS)]
+    names = [name for name in names if everything or name.endswith("float32")]
     columns = {
         kind: [c for c in COLUMNS if any(c in row for row in lines.get(kind, {}).values())]
         for kind in kinds

@@ -72,7 +72,12 @@ def test_rows_are_what_they_say_and_are_not_measured_again(measure, tree, tmp_pa
     # of an accuracy the jackknife is the textbook's standard error, with N - 1
     assert row["score_error"] == pytest.approx(math.sqrt(plain * (1 - plain) / 5), rel=1e-12)
 
-    assert len(short(record).splitlines()) == 2 + len(SCHEMES)
+    attack = {"scheme": "256-bit fixed", "attack": "FR", "accuracy": 0.25, "SSIM": 0.125}
+    table, with_attacks = short(record, None), short(record, [attack])
+    assert len(table.splitlines()) == 2 + len(SCHEMES) and "attack" not in table
+    assert [line for line in with_attacks.splitlines() if "25.0% (0.12)" in line] == [
+        line for line in with_attacks.splitlines() if line.startswith("| whole image")
+    ]
     kept, dropped = record["rows"][:-2], record["rows"][-2:]
     kept[0]["seconds"] = -1
     path = tmp_path / "jpeg_channel_cifar10.json"

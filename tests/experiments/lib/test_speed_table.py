@@ -41,7 +41,7 @@ OLD = record(
 
 
 def test_a_line_for_each_configuration_and_columns_for_each_kind():
-    table = speed_table(NEW, OLD, contiguous=True)
+    table = speed_table(NEW, OLD, everything=True)
     lines = table.splitlines()
     head = ["vgg16", "AVX2: plain, ms", "AVX2: keyed", "AVX-512: plain, ms", "AVX-512: keyed"]
     assert cells(lines[0]) == [*head, "AVX-512: folded", "AVX-512: `deform`"]
@@ -58,25 +58,25 @@ def test_a_line_for_each_configuration_and_columns_for_each_kind():
     assert lines[-2].startswith("- AVX-512") and "half spans 30% of" in lines[-2]
     assert "held" not in lines[-2]
     assert table.endswith("\n") and len(lines) == 11
-    short = speed_table(NEW, OLD, contiguous=False).splitlines()
-    assert short == [line for line in lines if ", contiguous" not in line]
+    short = speed_table(NEW, OLD, everything=False).splitlines()
+    assert short == [line for line in lines if ", contiguous" not in line and "bfloat" not in line]
 
 
 def test_a_kind_without_a_record_was_not_measured():
-    lines = speed_table(NEW, contiguous=True).splitlines()
+    lines = speed_table(NEW, everything=True).splitlines()
     assert cells(lines[0])[:3] == ["vgg16", "AVX2", "AVX-512: plain, ms"]
     assert {cells(line)[1] for line in lines[2:6]} == {"not measured"}
 
 
 def test_networks_that_were_not_timed_have_no_column():
     rows = [row("inference", "plain", 1.0), row("inference", "triton", 0.98)]
-    table = speed_table(record(*rows, kind="cuda") | {"device": "cuda"}, contiguous=True)
+    table = speed_table(record(*rows, kind="cuda") | {"device": "cuda"}, everything=True)
     assert "deform" not in table and "GPU: keyed, `triton`" in table and "A GPU" in table
     assert "| not measured | not measured |" in table
 
 
 def test_records_must_be_of_one_network():
     with pytest.raises(ValueError, match="one network"):
-        speed_table(contiguous=True)
+        speed_table(everything=True)
     with pytest.raises(ValueError, match="resnet18"):
-        speed_table(NEW, OLD | {"net": "torchvision:resnet18"}, contiguous=True)
+        speed_table(NEW, OLD | {"net": "torchvision:resnet18"}, everything=True)
