@@ -33,6 +33,7 @@ EXPERIMENTS = ROOT / "experiments"
 BENCHMARK = "experiments/benchmark"
 SEGMENTATION = EXPERIMENTS / "segmentation/results/table_segmentation.json"
 CLASSIFICATION = "experiments/classification/results"
+UNET = "checkpoints/unet_camvid.pt"
 WEIGHTS = "$WEIGHTS"  # of the shell: the run that the training printed
 
 
@@ -104,9 +105,9 @@ def _accuracy_of(table: dict, out_dir: str) -> str:
     return "\n".join(parts)
 
 
-def _benchmark_command(record: dict, name: str) -> str:
+def _benchmark_command(record: dict, name: str, **values: str) -> str:
     """Older records name each file that was written, newer ones the folder."""
-    files = dict.fromkeys(("json", "markdown", "png", "out_dir"))
+    files = values | dict.fromkeys(("json", "markdown", "png", "out_dir"))
     command = pasteable(record["command"], f"{BENCHMARK}/{name}.py", **files)
     held = "".join(f"{name}={value} " for name, value in record.get("held_back", {}).items())
     return f"{held}{command} -out_dir {BENCHMARK}/results"
@@ -135,7 +136,7 @@ def _jpeg() -> str:
 
 def _jpeg_channel(dataset: str) -> str:
     record = _results(f"benchmark/jpeg_channel_{dataset}.json")
-    command = _benchmark_command(record, "jpeg_channel")
+    command = _benchmark_command(record, "jpeg_channel", weights=UNET)
     parts = (channel_table.sentence(record), channel_table.markdown(record), shell(command))
     return "\n".join(parts)
 
