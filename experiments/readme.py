@@ -18,6 +18,7 @@ from experiments.lib import (
     literature_table,
     presets_table,
     report,
+    rivals_table,
     segmentation_table,
     summary,
 )
@@ -103,6 +104,13 @@ def _accuracy_of(table: dict, out_dir: str) -> str:
     commands = accuracy_table.commands(table, WEIGHTS, out_dir)
     parts = (accuracy_table.rows(table), accuracy_table.how(table), shell(*commands))
     return "\n".join(parts)
+
+
+def _table2() -> str:
+    table = _results("classification/table2_cpu.json")
+    script = "experiments/classification/table2.py"
+    command = f"python3 {script} -budget cpu -out_dir {CLASSIFICATION}"
+    return "\n".join((rivals_table.rows(table), rivals_table.how(table), shell(command)))
 
 
 def _benchmark_command(record: dict, name: str, **values: str) -> str:
@@ -209,6 +217,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "experiments/classification/README.md": {
         "table1": lambda: _accuracy_of(_vgg16(), CLASSIFICATION),
         "preresnet20": lambda: _accuracy_of(_preresnet20(), f"{CLASSIFICATION}/preresnet20"),
+        "table2": _table2,
         "presets": presets_table.markdown,
     },
     "experiments/attacks/README.md": {

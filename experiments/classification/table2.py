@@ -95,6 +95,7 @@ def main() -> None:
         "budget": args.budget,
         "command": public_command(),
         "rows": [record for record in done.values() if record is not None],
+        "not_run": [name for name, record in done.items() if record is None],
     }
     write_json(args.out_dir / f"table2_{args.budget}.json", table)
     write_text(args.out_dir / f"table2_{args.budget}.md", markdown(table))

@@ -1,28 +1,42 @@
 """The second table in Markdown, from what ``table2.py`` wrote; published apart from measured."""
 
+from experiments.lib.rivals import BUDGETS
 from experiments.lib.tables import markdown_table
+
+PUBLISHED = {row.name: row.published for row in BUDGETS["full"]}  # of networks of full size
 
 
 def markdown(table: dict) -> str:
-    """The table in Markdown, from what ``table2_BUDGET.json`` holds."""
-    headings = ["CIFAR-10", "network", "pictures", "parameters", "published"]
+    """The table in Markdown, from what ``table2_BUDGET.json`` holds; its command as recorded."""
+    return f"{rows(table)}\n`{table['command']}`.\n{how(table)}"
+
+
+def rows(table: dict) -> str:
+    """The rows that were run; those of this budget that were not are named."""
+    headings = ["CIFAR-10", "network", "pictures", "parameters", "published, full size"]
     headings += [f"measured here, budget {table['budget']}", "keyed / plain"]
-    rows = [
+    lines = [
         (
             row["name"],
             row["settings"]["net"],
             row["settings"]["cipher"] or "plain",
             f"{row['parameters']:,}",
-            "" if row["published"] is None else f"{row['published']:.2%}",
+            "" if (published := PUBLISHED.get(row["name"])) is None else f"{published:.2%}",
             f"{row['accuracy']:.2%}",
             "" if row["cost"] is None else f"{row['cost']:.2f}x",
         )
         for row in table["rows"]
     ]
-    lines = [markdown_table(headings, rows, left=3), f"`{table['command']}`."]
-    lines += [_training(row) for row in table["rows"] if "record" in row]
+    missing = table["not_run"]
+    note = f"\nNot run yet: {'; '.join(missing)}.\n" if missing else ""
+    return markdown_table(headings, lines, left=3) + note
+
+
+def how(table: dict) -> str:
+    """How each network was trained, and how far a keyed one answers as the plain one."""
+    lines = [f"- {_training(row)}" for row in table["rows"] if "record" in row]
     lines += [
-        f"{row['name']}: {row['same_predictions']} of {row['images']} predictions are the plain "
+        f"- {row['name']}: {row['same_predictions']} of {row['images']} predictions are the plain "
         "network's."
         for row in table["rows"]
         if "same_predictions" in row

@@ -63,7 +63,8 @@ def test_one_step_of_every_row_at_full_size(table2, tmp_path):
         assert found[name]["correct"] == found["plain images"]["correct"]
         assert found[name]["same_predictions"] == 4 and found[name]["cost"] > 0
     shown = (tmp_path / "out_dir" / "table2_full.md").read_text()
-    assert "| published | measured here, budget full |" in shown
+    assert "| published, full size | measured here, budget full |" in shown
+    assert not table["not_run"] and "Not run yet" not in shown
     assert "| EtC as published, adapted | pyramidnet110_adapted | etc_published |" in shown
     assert shown.count("95.06%") == shown.count("83.06%") == shown.count("89.09%") == 1
 
@@ -73,6 +74,8 @@ def test_rows_are_kept_and_not_run_again(table2, refused, tmp_path):
     assert table2(*one).status == 0
     path = tmp_path / "out_dir" / "table2" / "cpu" / "le.json"
     before = path.read_bytes()
+    shown = (tmp_path / "out_dir" / "table2_cpu.md").read_text()
+    assert "Not run yet: plain images; ours, with the key; " in shown and "; LE;" not in shown
     result = table2(*one)
     assert result.status == 0 and "--- LE" not in result.out
     assert path.read_bytes() == before
