@@ -94,7 +94,8 @@ def commands(weights: str) -> list[str]:
         name = headline.attack
         record = json.loads((RESULTS / name / f"{name}.json").read_text())
         script = f"experiments/attacks/{name}.py"
-        shown.append(pasteable(record["command"], script, weights=weights, out_dir=None))
+        flags = {"weights": weights, "out_dir": None, "attack": None}  # whichever ran last: all
+        shown.append(pasteable(record["command"], script, **flags))
     return shown
 
 
