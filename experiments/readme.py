@@ -13,7 +13,6 @@ from pathlib import Path
 from experiments.conf import ROOT
 from experiments.lib import (
     accuracy_table,
-    architectures_table,
     channel_table,
     literature_table,
     presets_table,
@@ -21,6 +20,7 @@ from experiments.lib import (
     rivals_table,
     segmentation_table,
     summary,
+    zoo_table,
 )
 from experiments.lib.commands import pasteable, shell
 from experiments.lib.speed_table import per_image_table, speed_table
@@ -149,15 +149,15 @@ def _jpeg_channel(dataset: str) -> str:
     return "\n".join(parts)
 
 
-def _architectures() -> str:
-    record = _results("keying/key_torchvision.json")
-    script = "experiments/keying/key_torchvision.py"
+def _zoo() -> str:
+    record = _results("keying/zoo.json")
+    script = "experiments/keying/key_zoo.py"
     command = pasteable(record["command"], script, out_dir="experiments/keying/results")
-    return f"{architectures_table.short(record['rows'])}\n{shell(command)}"
+    return f"{zoo_table.summary(record)}\n{shell(command)}"
 
 
-def _architectures_sentence() -> str:
-    return architectures_table.sentence(_results("keying/key_torchvision.json")["rows"])
+def _zoo_sentence() -> str:
+    return zoo_table.sentence(_results("keying/zoo.json")["rows"])
 
 
 def _attack_commands() -> str:
@@ -212,7 +212,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "speed": lambda: speed_table(*_speed_results(), everything=False),
         "attacks": summary.markdown,
         "jpeg": _jpeg,
-        "architectures": _architectures_sentence,
+        "zoo": _zoo_sentence,
     },
     "experiments/classification/README.md": {
         "table1": lambda: _accuracy_of(_vgg16(), CLASSIFICATION),
@@ -242,7 +242,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "segmentation": _segmentation,
         "presets": lambda: presets_table.markdown(SEGMENTATION_PRESETS, SEGMENTATION_FLAGS),
     },
-    "models/README.md": {"architectures": _architectures},
+    "models/README.md": {"zoo": _zoo},
 }
 
 

@@ -243,7 +243,8 @@ def main() -> None:
             rows[name] = measure(name)
             ordered = [rows[n] for n in sorted(rows)]
             # after each, so that an interrupted run keeps what it has
-            write_results(args.out_dir, "zoo", {"note": NOTE, "rows": ordered}, markdown(ordered))
+            record = {"note": NOTE, "listed": len(known()), "rows": ordered}
+            write_results(args.out_dir, "zoo", record, markdown(ordered))
         print(markdown([rows[name]]).splitlines()[-1], flush=True)
 
 

@@ -28,9 +28,9 @@ def _cells(row: dict) -> tuple:
     return (*start, exact, f"{row['share']:.1%}", f"{row['build_s']:.1f}", f"{row['cost']:.2f}x")
 
 
-def summary(rows: list[dict]) -> str:
+def summary(record: dict) -> str:
     """Counts, shares and costs of each source in a table; then the networks that stand out."""
-    lines = []
+    lines, rows = [], record["rows"]
     for source, package in SOURCES.items():
         group = [row for row in rows if row["net"].startswith(f"{source}:")]
         keyed = [row for row in group if row["exact"]]
@@ -40,7 +40,9 @@ def summary(rows: list[dict]) -> str:
             cost = f"{statistics.median(costs):.2f}x, {max(costs):.2f}x"
             lines.append((package, len(group), len(keyed), share, cost))
     headings = ["networks of", "tried", "exact", "scrambled: median, least", "cost: median, most"]
-    return f"{markdown_table(headings, lines, left=1)}\n{_exceptions(rows)}"
+    missing = record["listed"] - len(rows)
+    left = f"{missing} networks of the list are not measured yet.\n\n" if missing > 0 else ""
+    return f"{markdown_table(headings, lines, left=1)}\n{left}{_exceptions(rows)}".rstrip() + "\n"
 
 
 def _exceptions(rows: list[dict]) -> str:

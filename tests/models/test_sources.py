@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+import torchvision
 
 from models import check_name, create_model, is_keyed, public_name
 from operators import ImageScrambler
@@ -107,6 +108,23 @@ def test_any_classifier_of_torchvision():
     keyed.load_state_dict(net.state_dict(), strict=True)
     with torch.no_grad():
         torch.testing.assert_close(keyed(scrambler(images)), net(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large", "fcn_resnet50"]
+)
+def test_create_model_builds_segmentation_networks_that_return_logits(name):
+    net = create_model(f"torchvision:{name}", num_classes=5).eval()
+    published = torchvision.models.get_model(name, num_classes=5, weights_backbone=None)
+    assert list(net.state_dict()) == list(published.state_dict())
+    scrambler, images = ImageScrambler((32, 48), seed=7), torch.rand(2, 3, 32, 48)
+    keyed = create_model(f"torchvision:{name}_permuted", 5, scrambler).eval()
+    keyed.load_state_dict(net.state_dict(), strict=True)
+    with torch.no_grad():
+        plain, found = net(images), keyed(scrambler(images))
+    assert plain.shape == (2, 5, 32, 48) and keyed.report().share == 1
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+    assert net.train()(images).shape == keyed.train()(scrambler(images)).shape == plain.shape
 
 
 def test_networks_are_made_for_the_size_of_the_images():

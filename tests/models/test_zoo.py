@@ -106,7 +106,7 @@ def test_what_cannot_be_keyed_is_a_row_with_its_reason(monkeypatch, error, reaso
     monkeypatch.setattr(key_zoo, "key_network", refuse)
     row = key_zoo.measure("torchvision:squeezenet1_1")
     assert not row["exact"] and row["reason"] == reason and row["parameters"] == 727_626
-    for text in (zoo_table.markdown([row]), zoo_table.summary([row])):
+    for text in (zoo_table.markdown([row]), zoo_table.summary({"listed": 1, "rows": [row]})):
         assert "cannot" in text or "bad" in text
     assert zoo_table.markdown([row]).splitlines()[-1].count("|") == 8
 
@@ -115,7 +115,8 @@ def test_the_summary_counts_and_names_what_stands_out():
     base = {"settings": {"side": 64}, "parameters": 2e6, "exact": True, "build_s": 1.0, "cost": 1.5}
     rows = [base | {"net": f"timm:{n}", "share": s} for n, s in (("a", 1.0), ("b", 0.75))]
     rows.append({"net": "timm:c", "settings": {}, "parameters": 1, "exact": False, "reason": "so"})
-    text = zoo_table.summary(rows)
+    text = zoo_table.summary({"listed": 5, "rows": rows})
+    assert "2 networks of the list are not measured yet." in text
     assert "| timm | 3 | 2 | 87.5%, 75.0% | 1.50x, 1.50x |" in text
     assert "timm:b 75%" in text and "timm:a" not in text and "- timm:c: so" in text
     assert zoo_table.sentence(rows).startswith("Of 3 networks of torchvision, timm and others, 2 ")
