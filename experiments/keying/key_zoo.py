@@ -67,6 +67,7 @@ SIDES = {
     **dict.fromkeys(("torchvision:maxvit_t", "timm:sam2_hiera_tiny", "timm:tiny_vit_5m_224"), 224),
     "torchvision:vit_h_14": 56,
     "timm:csatv2": 512,
+    "timm:halonet_h1": 256,
 }
 
 
