@@ -163,3 +163,15 @@ def test_weights_know_their_data(trained, script, refused, tmp_path):
     words = ("-dataset", "folder", "-data_dir", data, "-image_size", "10x14")
     line = refused(script(SCRIPTS / "train_voc.py", *words, "-log_dir", tmp_path / "r"))
     assert "03.png: pixels of mode RGB" in line
+
+
+def test_one_picture_cannot_be_split(script, refused, tmp_path):
+    data = make_masks(tmp_path / "data", ("train", "test"))
+    for path in (data / "train" / "images").glob("*[1-9].png"):
+        path.unlink()
+    (data / "train" / "images" / "10.png").unlink()
+    words = ("-dataset", "folder", "-data_dir", data, "-image_size", "10x14", *TINY)
+    kept = ("-checkpoint_dir", tmp_path / "c", "-log_dir", tmp_path / "r", "-save_weights")
+    run = (SCRIPTS / "train_voc.py", *words, "-select", "validation", *kept)
+    assert "the training split has 1 image; at least 2" in refused(script(*run))
+    assert not (tmp_path / "c").exists() and not files_below(tmp_path / "r")

@@ -114,7 +114,7 @@ def load_masks(
     Raises:
         UserError: if there is no such data set in ``data_dir``, if it cannot be downloaded, or
             naming the file that cannot be used: a missing mask, one of another size than its
-            picture, a label that is no class.
+            picture, a label that is no class; or if no pixel of the split has a label.
     """
     spec = mask_spec(name, data_dir, image_size) if spec is None else spec
     if name == "shapes_seg":
@@ -126,7 +126,10 @@ def load_masks(
     pairs = _list_pairs(name, split, data_dir)
     decode = partial(_decode, num_classes=spec.num_classes, unlabelled=_UNLABELLED.get(name))
     with ThreadPoolExecutor() as pool:
-        return _fitted(pool.map(decode, pairs), len(pairs), spec)
+        data = _fitted(pool.map(decode, pairs), len(pairs), spec)
+    if all((mask == IGNORED).all() for mask in data.truth):
+        raise UserError(f"{pairs[0][1].parent}: no pixel has a label in the {split} masks there")
+    return data
 
 
 def _fitted(decoded: Iterable[Decoded], count: int, spec: DatasetSpec) -> MaskSet:

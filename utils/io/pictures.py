@@ -150,16 +150,17 @@ def save_row(pictures: list[torch.Tensor], path: Path) -> None:
     """Write pictures side by side as PNG, each enlarged by the largest whole factor that fits.
 
     Args:
-        pictures: float ``(3, H, W)`` in [0, 1] each; twice the tallest decides the row's height.
+        pictures: float ``(3, H, W)`` in [0, 1] each; they fit into twice the height of the
+            tallest, which is the row's, and twice the width of the widest.
         path: the file to write.
 
     Raises:
         UserError: if it cannot be written.
     """
-    height = 2 * max(picture.shape[1] for picture in pictures)
+    height, width = (2 * max(picture.shape[i] for picture in pictures) for i in (1, 2))
     row = []
     for picture in pictures:
-        factor = height // picture.shape[1]
+        factor = min(height // picture.shape[1], width // picture.shape[2])
         large = picture.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
         left = height - large.shape[1]
         row.append(F.pad(large, (0, ROW_GAP, left // 2, left - left // 2), value=1.0))

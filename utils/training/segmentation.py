@@ -83,9 +83,14 @@ class Segmentation:
             validation = load_masks(options.dataset, "val", options.data_dir, spec=spec)
         elif options.select == "validation":
             held_out = options.val_fraction
+            if len(data) < 2:
+                raise UserError(
+                    f"-select validation: the training split has {len(data)} image; "
+                    "at least 2 are needed for a validation split"
+                )
             draws = generator("hold out", options.train_seed)
             order = torch.randperm(len(data), generator=draws)
-            chosen = order < max(1, round(held_out * len(data)))
+            chosen = order < min(max(1, round(held_out * len(data))), len(data) - 1)
             data, validation = data.subset(~chosen), data.subset(chosen)
         return Splits(data, validation, test, spec, held_out)
 

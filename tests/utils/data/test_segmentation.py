@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import VOCSegmentation
 
+from tests.utils.tiny import make_masks
 from utils.data import datasets, segmentation
 from utils.data.datasets import statistics
 from utils.data.masks import IGNORED
@@ -196,3 +197,13 @@ def test_the_real_camvid(camvid_dir):
     spec = MASK_DATASETS["camvid"]
     mean, std = statistics(splits["train"])
     assert np.allclose(mean, spec.mean, atol=1e-6) and np.allclose(std, spec.std, atol=1e-6)
+
+
+def test_a_split_without_a_label_is_refused(tmp_path):
+    root = make_masks(tmp_path / "data")
+    for path in (root / "train" / "masks").iterdir():
+        mask = np.array(Image.open(path))
+        Image.fromarray(np.full_like(mask, 255)).save(path)
+    with pytest.raises(UserError, match="train/masks: no pixel has a label in the train masks"):
+        load_masks("folder", "train", root, (10, 14))
+    assert len(load_masks("folder", "val", root, (10, 14))) == 7

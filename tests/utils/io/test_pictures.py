@@ -177,11 +177,17 @@ def test_a_grid_holds_the_first_16_maps_each_in_its_own_range():
 
 
 def test_a_row_enlarges_by_whole_factors(tmp_path):
-    small, tall = torch.zeros(3, 6, 6), torch.zeros(3, 20, 10)
+    small, tall = torch.zeros(3, 6, 6), torch.zeros(3, 20, 18)
     save_row([small, tall], tmp_path / "row.png")
     row = to_tensor(read_image(tmp_path / "row.png"))
-    assert row.shape == (3, 40, 6 * 6 + ROW_GAP + 2 * 10)
+    assert row.shape == (3, 40, 6 * 6 + ROW_GAP + 2 * 18)
     assert (row[:, 2:38, :36] == 0).all() and (row[:, :2, :36] == 255).all()
+
+
+def test_a_thin_picture_does_not_make_a_row_huge(tmp_path):
+    save_row([torch.zeros(3, 20, 30), torch.zeros(3, 1, 50)], tmp_path / "row.png")
+    row = to_tensor(read_image(tmp_path / "row.png"))
+    assert row.shape == (3, 40, 2 * 30 + ROW_GAP + 2 * 50)
 
 
 def test_a_row_that_cannot_be_written(tmp_path):
