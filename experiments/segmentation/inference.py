@@ -46,8 +46,7 @@ def main() -> None:
     subject = testing.set_up(args, maps=True)
     deployed, spec = subject.deployed, subject.spec
     fit = Fit.into((picture.height, picture.width), spec.image_size)
-    fill = tuple(round(255 * value) for value in spec.mean)
-    image = fit.picture(picture, spec.image_size, fill)[None]
+    image = fit.picture(picture, spec.image_size, spec.mean_pixel)[None]
     with torch.inference_mode():
         returned = deployed.net(deployed.preprocess(image.to(subject.device))).argmax(1).cpu()
     keys = subject.label_keys

@@ -40,6 +40,11 @@ class DatasetSpec:
     std: tuple[float, float, float]
     classes: tuple[str, ...] | None = None
 
+    @property
+    def mean_pixel(self) -> tuple[int, ...]:
+        """The mean of each channel as a value of a picture, 0..255."""
+        return tuple(round(255 * value) for value in self.mean)
+
 
 DATASETS = {
     "cifar10": DatasetSpec(

@@ -134,14 +134,13 @@ def load_masks(
 
 def _fitted(decoded: Iterable[Decoded], count: int, spec: DatasetSpec) -> MaskSet:
     """``count`` pictures, brought to one size."""
-    fill = tuple(round(255 * value) for value in spec.mean)
     height, width = spec.image_size
     images = torch.empty(count, 3, height, width, dtype=torch.uint8)
     labels = torch.empty(count, height, width, dtype=torch.uint8)
     truth, fits = [], []
     for i, (image, mask) in enumerate(decoded):
         fit = Fit.into(mask.shape, spec.image_size)
-        images[i] = fit.picture(image, spec.image_size, fill)
+        images[i] = fit.picture(image, spec.image_size, spec.mean_pixel)
         labels[i] = fit.mask(mask, spec.image_size)
         truth.append(torch.from_numpy(mask))
         fits.append(fit)

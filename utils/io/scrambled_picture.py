@@ -143,10 +143,7 @@ def copy(source: Path, target: Path) -> None:
         UserError: if it cannot be written.
     """
     content = source.read_bytes()
-    try:
-        write_atomically(target, lambda file: file.write(content))
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+    write_atomically(target, lambda file: file.write(content))
 
 
 def _parse(text: str, path: Path) -> Label:
