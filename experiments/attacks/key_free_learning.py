@@ -85,11 +85,10 @@ def learn(
     train: tuple[torch.Tensor, torch.Tensor],
     test: tuple[torch.Tensor, torch.Tensor],
     epochs: int,
-    seed: int = 0,
 ) -> float:
     """Train by AdamW on a one-cycle schedule and return the accuracy on the test images."""
     (images, labels), batch = train, 256
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
     batches = -(-len(images) // batch)
     steps = epochs * batches
