@@ -16,7 +16,6 @@ recognises it. It is written to ``OUT_DIR/rows/`` as soon as it is known and not
     python3 literature.py -data_dir DIR -attack FR jigsaw -scheme etc:4
 """
 
-import json
 import re
 import time
 from collections.abc import Callable
@@ -30,7 +29,7 @@ import torch
 from experiments.lib import gan, itn, jigsaw, literature_table, schemes
 from experiments.lib.ciphertexts import KEY, SCHEMES
 from experiments.lib.report import psnr, ssim
-from experiments.lib.results import write_results
+from experiments.lib.results import read_results, write_results
 from operators import SecretKey
 from utils import cli
 from utils.cli import flags
@@ -38,7 +37,6 @@ from utils.data.datasets import ImageSet
 from utils.inference.evaluation import all_logits, count_correct
 from utils.inference.network import deploy, load
 from utils.io.run_record import environment, public_command, write_json
-from utils.runtime.errors import UserError
 
 NET = "preresnet20"
 LOCAL_EPOCHS, GAN_STEPS = 10, 800
@@ -272,22 +270,10 @@ def _write(args, row: dict) -> None:
 
 
 def _read(args, attack: str, scheme: str) -> dict | None:
-    """A row that was measured already, or None.
-
-    Raises:
-        UserError: it cannot be used, or was made with other settings.
-    """
-    path = _path(args, attack, scheme)
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_text())
-        settings, row = record["settings"], record["row"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be used ({error!r}); remove it") from error
-    if settings != _settings(args):
-        raise UserError(f"{path}: was made with other settings; give another -out_dir")
-    return row
+    """A row that was measured already, or None."""
+    settings = {"settings": _settings(args)}
+    record = read_results(_path(args, attack, scheme), settings, "row")
+    return None if record is None else record["row"]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ such files, and standard errors by the jackknife over pictures. Each row is writ
 known and not measured again. Writes ``jpeg_channel_DATASET.json`` and ``jpeg_channel_DATASET.md``.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,7 +24,7 @@ from torchvision.transforms.functional import center_crop
 from experiments.lib.channel_table import markdown
 from experiments.lib.channels import CHANNELS, PLAIN, SCHEMES, Channel, Scheme
 from experiments.lib.report import psnr
-from experiments.lib.results import write_results
+from experiments.lib.results import read_results, write_results
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import ImageSet, load_split
@@ -36,7 +35,6 @@ from utils.inference.network import deploy, load
 from utils.inference.segmentation_metrics import confusion_matrix, scores
 from utils.io import checkpoint
 from utils.runtime.allocator import keep_freed_memory
-from utils.runtime.errors import UserError
 
 SHIPPED = conf.CHECKPOINT_DIR / "preresnet20.pt"
 CPU = torch.device("cpu")
@@ -185,7 +183,8 @@ def main() -> None:
         "measure": judge.measure,
         "weights_sha256": judge.weights_sha256,
     }
-    rows = read(args.out_dir / f"{name}.json", settings)
+    earlier = read_results(args.out_dir / f"{name}.json", settings, "rows")
+    rows = [] if earlier is None else earlier["rows"]
     done = {(row["scheme"], row["channel"]) for row in rows}
     for channel in CHANNELS:
         left = [s for s in SCHEMES if (s.name, channel.name) not in done]
@@ -198,24 +197,6 @@ def main() -> None:
             rows.append(row)
             record = settings | {"rows": rows}
             write_results(args.out_dir, name, record, markdown(record))
-
-
-def read(path: Path, settings: dict) -> list[dict]:
-    """The rows that are there.
-
-    Raises:
-        UserError: they were measured on something else.
-    """
-    if not path.is_file():
-        return []
-    try:
-        record = json.loads(path.read_text())
-        found, rows = {name: record[name] for name in settings}, record["rows"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be used ({error!r}); remove it") from error
-    if found != settings:
-        raise UserError(f"{path}: was made with other settings; give another -out_dir")
-    return rows
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import conf
 import torch
 
 import models
+from experiments.lib.results import read_results, write_results
 from experiments.lib.rivals import BUDGETS, SEED, Row
 from experiments.lib.rivals_table import markdown
 from operators import make_scrambler
@@ -31,7 +32,6 @@ from utils.data.datasets import FOLDER, load_split
 from utils.inference.evaluation import all_logits, count_correct
 from utils.inference.network import Deployed, deploy, load
 from utils.io import checkpoint
-from utils.io.atomic import write_text
 from utils.io.run_record import environment, public_command, write_json
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.device import select_device
@@ -89,16 +89,16 @@ def main() -> None:
         if done[row.name] is None and (args.rows is None or row.name in args.rows):
             print(f"--- {row.name}", flush=True)
             result = trained(args, row, device) if row.uses is None else tested(args, row, device)
-            write_json(_path(args, row), {"settings": settings(args, row), **result})
+            path = _path(args, row)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"settings": settings(args, row), **result})
             done[row.name] = _read(args, row)
     table = {
         "budget": args.budget,
-        "command": public_command(),
         "rows": [record for record in done.values() if record is not None],
         "not_run": [name for name, record in done.items() if record is None],
     }
-    write_json(args.out_dir / f"table2_{args.budget}.json", table)
-    write_text(args.out_dir / f"table2_{args.budget}.md", markdown(table))
+    write_results(args.out_dir, f"table2_{args.budget}", table, markdown(table))
     print(markdown(table))
 
 
@@ -217,28 +217,12 @@ def _runs(args, row: Row) -> Path:
 
 
 def _path(args, row: Row) -> Path:
-    path = args.out_dir / "table2" / args.budget / f"{row.slug}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return args.out_dir / "table2" / args.budget / f"{row.slug}.json"
 
 
 def _read(args, row: Row) -> dict | None:
-    """The record of a row that is complete, or None.
-
-    Raises:
-        UserError: it was made with other settings.
-    """
-    path = args.out_dir / "table2" / args.budget / f"{row.slug}.json"
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_text())
-        found = record["settings"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be used ({error!r}); remove it") from error
-    if found != settings(args, row):
-        raise UserError(f"{path}: was made with other settings; give another -out_dir")
-    return record
+    """The record of a row that is complete, or None."""
+    return read_results(_path(args, row), {"settings": settings(args, row)})
 
 
 if __name__ == "__main__":

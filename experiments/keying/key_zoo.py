@@ -16,7 +16,6 @@ transformers.
 """
 
 import importlib
-import json
 import sys
 import time
 from importlib.metadata import version
@@ -28,7 +27,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from experiments.lib.results import write_results
+from experiments.lib.results import read_results, write_results
 from experiments.lib.zoo_table import markdown
 from models import KeyedNetwork, KeyingError, create_model, key_network
 from models.keying.graph import flatten
@@ -36,7 +35,6 @@ from operators import ImageScrambler
 from utils import cli
 from utils.cli import flags
 from utils.io.run_record import environment
-from utils.runtime.errors import UserError
 
 BATCH, REPEATS, CLASSES = 8, 3, 10  # images of a timed pass, timed passes, logits
 NOTE = "processor seconds on one thread, beside other work: only the ratio of two means anything"
@@ -196,21 +194,6 @@ def network(text: str) -> str:
     return flags.network(text)
 
 
-def earlier(out_dir: Path) -> dict[str, dict]:
-    """The records that the folder holds already, by network.
-
-    Raises:
-        UserError: if they cannot be used.
-    """
-    path = out_dir / "zoo.json"
-    if not path.is_file():
-        return {}
-    try:
-        return {row["net"]: row for row in json.loads(path.read_text())["rows"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be used ({error!r}); give another -out_dir") from error
-
-
 def parse_args():
     parser = cli.Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -238,7 +221,8 @@ def main() -> None:
     args = parse_args()
     flags.writable_folder(args.out_dir, "-out_dir")
     torch.set_num_threads(1)  # so that processor time is the time of the work
-    rows = earlier(args.out_dir)
+    earlier = read_results(args.out_dir / "zoo.json", {}, "rows")
+    rows = {row["net"]: row for row in earlier["rows"]} if earlier else {}
     for name in args.nets:
         if name not in rows or rows[name]["settings"] != settings(name):
             rows[name] = measure(name)
