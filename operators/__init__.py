@@ -7,11 +7,13 @@ inverts and draws permutations, ``gather`` is the reordering that all of them sh
 ``keyed_layer`` what all keyed layers have in common. Beside them, ``key`` holds the 256-bit secrets
 that can take a seed's place, ``per_image`` a fresh permutation for every image, ``blocks`` the
 geometry of keys that move whole blocks, and ``block_ciphers`` the ciphers that the paper compares
-itself with. ``triton_conv`` is an optional GPU kernel that nothing imports before it is asked for.
+itself with, made of a ``value_map`` drawn by ``cipher_keys``. ``triton_conv`` is an optional GPU
+kernel that nothing imports before it is asked for.
 Depends on torch, torchvision and numpy only.
 """
 
-from operators.block_ciphers import CIPHERS, BlockCipher, keyed_parts, make_scrambler
+from operators.block_ciphers import BlockCipher, keyed_parts, make_scrambler
+from operators.cipher_keys import CIPHERS
 from operators.deformable_conv import KeyedConv2d
 from operators.deformable_pooling import KeyedAvgPool2d, KeyedMaxPool2d
 from operators.gather import BACKENDS

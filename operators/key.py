@@ -72,18 +72,18 @@ class SecretKey:
         return cls(secrets.token_bytes(SECRET_BYTES))
 
     @classmethod
-    def load(cls, path: str | os.PathLike, allow_shared: bool = False) -> "SecretKey":
+    def load(cls, path: str | os.PathLike) -> "SecretKey":
         """Read a key file.
 
         Raises:
-            PermissionError: if others may read the file, unless `allow_shared`.
+            PermissionError: if others may read the file.
             ValueError: if it is not a key file.
         """
         path = Path(path)
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read(1024)
-        if os.name == "posix" and mode & 0o077 and not allow_shared:
+        if os.name == "posix" and mode & 0o077:
             raise PermissionError(
                 f"{path} has mode {mode:04o}, others may read it; make it private: chmod 600 {path}"
             )

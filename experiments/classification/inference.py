@@ -8,11 +8,12 @@ python3 inference.py -net "vgg16_permuted" -scrambled -key my.key -weights PATH 
 
 from pathlib import Path
 
-import conf
+import conf  # noqa: F401
 import torch
 from torch import nn
 
 import models
+from experiments.lib import testing
 from operators import BlockCipher, ImageScrambler, SecretKey
 from operators.block_ciphers import check_pixels
 from utils import cli
@@ -34,16 +35,11 @@ def parse_args():
     parser.add_argument(
         "-dataset", choices=NAMES, default="cifar10", help="data set the weights were trained on"
     )
-    parser.add_argument("-permute", action="store_true", help="scramble the picture with the key")
+    testing.add_keys(parser, wrong=False)
     parser.add_argument(
         "-scrambled", action="store_true", help="the given picture was scrambled already"
     )
     flags.add_cipher(parser)
-    flags.add_per_image(parser)
-    flags.add_key(parser)
-    flags.add_backend(parser)
-    flags.add_device(parser)
-    flags.add_weights(parser, conf.CHECKPOINT_DIR)
     parser.add_argument(
         "-image", type=Path, required=True, help="picture of any size; its centre is used"
     )

@@ -19,7 +19,7 @@ import conf  # noqa: F401
 import torch
 
 from operators import SecretKey
-from operators.block_ciphers import key_bits, parse_cipher
+from operators.cipher_keys import key_bits, parse_cipher
 from utils import cli
 from utils.cli import flags
 from utils.io import scrambled_picture

@@ -8,7 +8,7 @@ from PIL import Image
 
 from experiments.lib.schemes import SECRET, nonces
 from operators import PerImageScrambler, make_scrambler
-from operators.block_ciphers import key_bits, parse_cipher
+from operators.cipher_keys import key_bits, parse_cipher
 from utils.io.pictures import to_picture, to_tensor
 
 

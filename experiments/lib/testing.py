@@ -26,14 +26,19 @@ from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.device import select_device
 
 
-def add_keys(parser: cli.Parser) -> None:
-    """Add the flags of a network's weights, its key, and where it runs."""
+def add_keys(parser: cli.Parser, wrong: bool = True) -> None:
+    """Add the flags of a network's weights, its key, and where it runs.
+
+    Args:
+        wrong: whether images may be scrambled with another key than the network's.
+    """
     parser.add_argument("-permute", action="store_true", help="scramble the images with the key")
-    parser.add_argument(
-        "-wrong_key",
-        action="store_true",
-        help="with -permute: scramble with another key than the network's",
-    )
+    if wrong:
+        parser.add_argument(
+            "-wrong_key",
+            action="store_true",
+            help="with -permute: scramble with another key than the network's",
+        )
     flags.add_per_image(parser)
     flags.add_key(parser)
     flags.add_backend(parser)

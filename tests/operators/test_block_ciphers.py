@@ -1,6 +1,5 @@
 """Block ciphers against slow twins that follow their descriptions, block by block."""
 
-import math
 import random
 
 import numpy as np
@@ -8,8 +7,8 @@ import pytest
 import torch
 
 from operators import BlockCipher, ImageScrambler, PerImageScrambler, SecretKey, make_scrambler
-from operators.block_ciphers import CHANNEL_ORDERS, key_bits, parse_cipher
 from operators.blocks import block_permutation
+from operators.cipher_keys import CHANNEL_ORDERS, parse_cipher
 
 SECRET = SecretKey(bytes(range(32)))
 ALL = ("etc:4", "etc:8", "etc_published", "le", "ele", "privconv")
@@ -178,26 +177,6 @@ def test_other_ciphers_are_no_permutation_of_pixels(cipher):
             split()
 
 
-def test_number_of_keys():
-    factorial = math.factorial
-    expected = {
-        ("pixels", 4): factorial(16),
-        ("blocks:16", 32): factorial(4) * 8**4,
-        ("blocks:1", 4): factorial(16),
-        ("etc:16", 32): factorial(4) * 8**4 * 6**4 * math.comb(4, 2),
-        ("etc_published", 8): factorial(4) * 8**4 * 6**4 * math.comb(4, 2),
-        ("le", 32): factorial(96),
-        ("ele", 8): factorial(96) ** 4 * factorial(4),
-        ("privconv", 8): factorial(4) * factorial(48),
-        ("privconv", 64): factorial(16) * factorial(768),
-    }
-    for (cipher, size), keys in expected.items():
-        assert key_bits(cipher, size) == pytest.approx(math.log2(keys))
-    assert round(key_bits("blocks:16", 32)) == 17
-    with pytest.raises(ValueError, match="got 5"):
-        key_bits("blocks:5", 32)
-
-
 def test_fingerprints_tell_ciphers_and_keys_apart():
     scramblers = [
         make_scrambler(cipher, 32, **key)
@@ -263,12 +242,6 @@ def test_block_keys_of_images():
     assert camera.scramble(images[:0], []).shape == (0, 3, 16, 24)
     with pytest.raises(ValueError, match="values or a block, got both"):
         PerImageScrambler(16, SECRET, values=True, block=8)
-
-
-@pytest.mark.parametrize("cipher", ["", "etc", "etc:", "etc:0", "etc:-4", "blocks", "le:4", "aes"])
-def test_unknown_ciphers_are_named(cipher):
-    with pytest.raises(ValueError, match=f"pixels, blocks:N, .* got '{cipher}'"):
-        make_scrambler(cipher, 32, seed=0)
 
 
 def test_bad_blocks_images_and_keys_are_named():

@@ -18,7 +18,7 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 
 from operators import PerImageScrambler, SecretKey, make_scrambler
-from operators.block_ciphers import parse_cipher
+from operators.cipher_keys import parse_cipher
 from operators.key import NONCE_BYTES, new_nonces
 from utils.io.atomic import write_atomically
 from utils.io.pictures import read_image, save, to_tensor

@@ -12,7 +12,8 @@ from operators import (
     SecretKey,
     make_scrambler,
 )
-from operators.block_ciphers import check_pixels, key_bits, parse_cipher
+from operators.block_ciphers import check_pixels
+from operators.cipher_keys import key_bits, parse_cipher
 from utils import cli
 from utils.cli.parser import Parser
 from utils.io import checkpoint
