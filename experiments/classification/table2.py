@@ -95,6 +95,7 @@ def main() -> None:
             done[row.name] = _read(args, row)
     table = {
         "budget": args.budget,
+        "command": public_command(),
         "rows": [record for record in done.values() if record is not None],
         "not_run": [name for name, record in done.items() if record is None],
     }

@@ -13,6 +13,7 @@ import models
 from experiments.lib import ciphertexts, gan, itn, jigsaw, literature_table, schemes
 from experiments.lib.report import psnr, ssim
 from operators import BlockCipher, ImageScrambler
+from utils.runtime.errors import UserError
 
 SIZE = (16, 16)
 
@@ -243,7 +244,7 @@ def test_rows_are_kept_and_not_measured_again(run, monkeypatch):
     again = run("-test_images", "4", "-attack", "FR", "none", "-scheme", "le")
     assert again["rows"][1:] == first["rows"]
     assert again["best"]["etc:4"]["attack"] == "FR" and "published" not in again["best"]
-    with pytest.raises(literature.UserError, match="other settings; give another -out_dir"):
+    with pytest.raises(UserError, match="other settings; give another -out_dir"):
         run("-test_images", "5", "-attack", "FR", "-scheme", "le")
 
 
