@@ -122,13 +122,6 @@ def test_the_summary_counts_and_names_what_stands_out():
     assert zoo_table.sentence(rows).startswith("Of 3 networks of torchvision, timm and others, 2 ")
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]"])
-def test_results_that_cannot_be_used_are_named(tmp_path, content):
-    (tmp_path / "zoo.json").write_text(content)
-    with pytest.raises(key_zoo.UserError, match=r"zoo.json: cannot be used"):
-        key_zoo.earlier(tmp_path)
-
-
 def test_a_package_that_is_absent_is_named_or_left_out(monkeypatch, capsys):
     monkeypatch.setattr(key_zoo, "find_spec", lambda package: package == "torchvision" or None)
     monkeypatch.setattr(sys, "argv", ["key_zoo.py", "-out_dir", "x", "-nets", "smp:Unet"])
