@@ -292,6 +292,8 @@ def test_tables():
         "| ele |  | 0.125 (0.001) |  |",
     ]
     assert "| ele |  | 10.0% |  |" in literature_table.grid(rows, "accuracy").splitlines()
+    itn = [row("le", f"ITN local, {keys}", 0.5, 0.5) for keys in ("same key", "other keys")]
+    assert literature_table.grid(itn, "SSIM").endswith("| le | 0.500 | 0.500 (0.407) |\n")
     assert literature_table.summary(rows).splitlines() == [
         "| scheme | best attack | SSIM | accuracy | untouched |",
         "|---|---|---:|---:|---:|",
