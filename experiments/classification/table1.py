@@ -15,6 +15,7 @@ import torch
 import models
 from experiments.lib.accuracy_table import markdown
 from experiments.lib.results import write_results
+from experiments.lib.testing import load_with_key
 from operators import ImageScrambler
 from utils import cli
 from utils.cli import flags
@@ -23,8 +24,6 @@ from utils.inference.evaluation import all_logits, count_correct
 from utils.inference.network import Deployed, Trained, deploy, load, wrong_scrambler
 from utils.io import checkpoint
 from utils.io.run_record import public_command
-from utils.runtime.allocator import keep_freed_memory
-from utils.runtime.device import select_device
 from utils.training.recipe import Recipe
 from utils.training.run import train
 
@@ -68,19 +67,13 @@ def parse_args():
 
 def main() -> None:
     args = parse_args()
-    device = select_device(args.gpu)
-    keep_freed_memory()
     flags.writable_folder(args.out_dir, "-out_dir")
     flags.writable_folder(args.checkpoint_dir, "-checkpoint_dir")
     flags.writable_folder(args.log_dir, "-log_dir")
     recipe = flags.recipe_from(args)
-    weights = flags.weights_from(args)
-    flags.take_run_key(args, weights)
-    trained = load(weights, args.dataset)
+    device, trained, key = load_with_key(args)
     spec = trained.spec
-    image_size = spec.image_size
-    key = flags.scrambler_from(args, image_size)
-    wrong = wrong_scrambler(image_size, args.seed, key.cipher)
+    wrong = wrong_scrambler(spec.image_size, args.seed, key.cipher)
     load_split(args.dataset, "train", args.data_dir, spec)  # if missing, say so now
     test = load_split(args.dataset, "test", args.data_dir, spec)
 
@@ -102,7 +95,7 @@ def main() -> None:
     }
     for name, values in results.items():
         print(f"{name}: {count_correct(values, test.labels) / len(test):.2%}", flush=True)
-    fine_tuned = _fine_tune(args, recipe, weights, key, device)
+    fine_tuned = _fine_tune(args, recipe, trained.path, key, device)
     results["fine-tuned on scrambled images"] = logits(deployed(args.net, key, fine_tuned))
 
     comparable = (args.net, args.dataset, key.cipher) == ("vgg16", "cifar10", "pixels")

@@ -15,6 +15,7 @@ from utils.data.datasets import DatasetSpec
 from utils.inference.label_keys import LabelKeys
 from utils.inference.network import (
     Deployed,
+    Trained,
     check_cipher,
     deploy,
     load,
@@ -95,6 +96,24 @@ class Subject:
     started: float
 
 
+def load_with_key(
+    args, scrambled: bool = True
+) -> tuple[torch.device, Trained, ImageScrambler | BlockCipher]:
+    """Where to compute, the weights that the flags name, and what scrambles by their key.
+
+    Args:
+        args: the command line, checked.
+        scrambled: whether the key of the run that made the weights serves where none is given.
+    """
+    device = select_device(args.gpu)
+    keep_freed_memory()
+    weights = flags.weights_from(args)
+    if scrambled:
+        flags.take_run_key(args, weights)
+    trained = load(weights, args.dataset)
+    return device, trained, flags.scrambler_from(args, trained.spec.image_size)
+
+
 def set_up(args, maps: bool = False) -> Subject:
     """The network that the flags name, ready to be tested.
 
@@ -102,14 +121,8 @@ def set_up(args, maps: bool = False) -> Subject:
         args: the command line, checked.
         maps: whether it is to give logits for every pixel.
     """
-    device = select_device(args.gpu)
-    keep_freed_memory()
-    weights = flags.weights_from(args)
-    trained = load(weights, args.dataset)
+    device, trained, scrambler = load_with_key(args, args.permute)
     image_size = trained.spec.image_size
-    if args.permute:
-        flags.take_run_key(args, weights)
-    scrambler = flags.scrambler_from(args, image_size)
     if args.permute:
         check_cipher(args.net, trained.state, scrambler)
     camera, per_image = scrambler, flags.per_image_from(args, image_size)

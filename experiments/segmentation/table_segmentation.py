@@ -20,6 +20,7 @@ from torch import Tensor
 import models
 from experiments.lib.results import write_results
 from experiments.lib.segmentation_table import RIGHT_KEY, markdown
+from experiments.lib.testing import load_with_key
 from experiments.lib.timing import peak_memory, time_side_by_side
 from operators import ImageScrambler
 from utils import cli
@@ -28,11 +29,9 @@ from utils.data.masks import MaskSet
 from utils.data.segmentation import load_masks
 from utils.inference.evaluation import all_labels
 from utils.inference.label_keys import LabelKeys
-from utils.inference.network import Trained, build, deploy, load, wrong_scrambler
+from utils.inference.network import Trained, build, deploy, wrong_scrambler
 from utils.inference.segmentation_metrics import confusion_matrix, scores
 from utils.io import checkpoint
-from utils.runtime.allocator import keep_freed_memory
-from utils.runtime.device import select_device
 from utils.runtime.errors import UserError
 
 SIZES = [(180, 240), (512, 512)]
@@ -67,13 +66,8 @@ def parse_args():
 
 def main() -> None:
     args = parse_args()
-    device = select_device(args.gpu)
-    keep_freed_memory()
     flags.writable_folder(args.out_dir, "-out_dir")
-    weights = flags.weights_from(args)
-    flags.take_run_key(args, weights)
-    trained = load(weights, args.dataset)
-    key = flags.scrambler_from(args, trained.spec.image_size)
+    device, trained, key = load_with_key(args)
     data = load_masks(args.dataset, "test", args.data_dir, spec=trained.spec)
     net = deploy(args.net, trained, device, maps=True).net
     found = label_maps(args, trained, key, data, device)
@@ -82,7 +76,7 @@ def main() -> None:
         "dataset": args.dataset,
         "classes": list(data.classes),
         "key": key.fingerprint,
-        "weights": weights.name,
+        "weights": trained.path.name,
         "weights_sha256": checkpoint.digest(net.state_dict()),
         "images": len(data),
         "rows": [row(name, maps, found["plain images"], data) for name, maps in found.items()],
