@@ -113,6 +113,10 @@ def _table2() -> str:
     return "\n".join((rivals_table.rows(table), rivals_table.how(table), shell(command)))
 
 
+def _table2_short() -> str:
+    return rivals_table.short(_results("classification/table2_cpu.json"))
+
+
 def _benchmark_command(record: dict, name: str, **values: str) -> str:
     """Older records name each file that was written, newer ones the folder."""
     files = values | dict.fromkeys(("json", "markdown", "png", "out_dir"))
@@ -209,6 +213,7 @@ def _segmentation() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "accuracy": _accuracy,
+        "table2": _table2_short,
         "speed": lambda: speed_table(*_speed_results(), everything=False),
         "attacks": summary.markdown,
         "jpeg": _jpeg,

@@ -32,6 +32,32 @@ def rows(table: dict) -> str:
     return markdown_table(headings, lines, left=3) + note
 
 
+# what the paper compares, and what else says most
+SHORT = (
+    *("plain images", "ours, with the key", "ours on EtC's pictures, with the key"),
+    *("ours, without the key", "ELE, adapted", "EtC as published, adapted", "EtC, adapted"),
+    "PrivConv (inferred)",
+)
+
+
+def short(table: dict) -> str:
+    """The methods side by side: published figures above those of the budget ``cpu``."""
+    found = {row["name"]: row["accuracy"] for row in table["rows"]}
+    lines = [
+        (text, *("" if (a := accuracy.get(name)) is None else f"{a:.2%}" for name in SHORT))
+        for text, accuracy in (
+            ("published, networks of full size", PUBLISHED),
+            (_budget(table), found),
+        )
+    ]
+    return markdown_table(["CIFAR-10, accuracy", *SHORT], lines, left=1)
+
+
+def _budget(table: dict) -> str:
+    recipe = table["rows"][0]["settings"]["recipe"]
+    return f"here, small networks, epochs: {recipe['epochs']}"
+
+
 def how(table: dict) -> str:
     """How each network was trained, and how far a keyed one answers as the plain one."""
     lines = [f"- {_training(row)}" for row in table["rows"] if "record" in row]
