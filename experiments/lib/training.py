@@ -34,35 +34,33 @@ def add_flags(parser: cli.Parser, validation: str) -> None:
     start.add_argument(
         "-load_weights",
         action="store_true",
-        help="fine-tune: start from -weights, or else from the newest run of this net",
+        help="fine-tune: start from -weights",
     )
     start.add_argument(
         "-weights",
         type=Path,
         default=None,
-        help="checkpoint or bare state_dict for -load_weights; default: the newest run of this net",
+        help="checkpoint or bare state_dict; default: the newest run of this net",
     )
     start.add_argument(
         "-resume",
         default=None,
         metavar="PATH|latest",
-        help="continue the run of this checkpoint exactly; latest: the newest run of this net; "
-        "default: a new run",
+        help="continue a run exactly; latest: the newest of this net (default: none)",
     )
     seeds = start.add_mutually_exclusive_group()
     seeds.add_argument(
         "-train_seed",
         type=cli.seed,
         default=0,
-        help="seed of initial weights, order, augmentation and dropout; not a key",
+        help="of weights, order, augmentation and dropout; not a key",
     )
     seeds.add_argument(
         "-seeds",
         type=cli.seed_list,
         default=None,
-        metavar="SEED,SEED,...",
-        help="train once with each of these as -train_seed, and report mean and deviation; "
-        "default: one run",
+        metavar="N,N,...",
+        help="train once with each as -train_seed; report mean and deviation (default: one run)",
     )
 
     results = parser.add_argument_group("results")
@@ -75,25 +73,25 @@ def add_flags(parser: cli.Parser, validation: str) -> None:
         "-save_every",
         type=cli.count,
         default=0,
-        help="also write a checkpoint after so many steps within an epoch; 0: at its end only",
+        help="also write a checkpoint every N steps within an epoch",
     )
     results.add_argument(
         "-select",
         choices=SELECTIONS,
         default="last",
-        help=f"which epoch is reported: the last, the best on {validation}, or the best on the "
-        "test images (test: the published habit)",
+        help=f"epoch that is reported: the last, the best on {validation}, or, as published, the "
+        "best on the test images",
     )
     results.add_argument(
         "-val_fraction",
         type=cli.fraction,
         default=None,
-        help="fraction of the training images in the validation split (default: 0.1)",
+        help="part of the training images in the validation split (default: 0.1)",
     )
     results.add_argument(
         "-deterministic",
         action="store_true",
-        help="same seeds, same weights on one machine, which a GPU does not do by itself; slower",
+        help="same seeds, same weights, on a GPU, too; slower",
     )
     results.add_argument(
         "-checkpoint_dir", type=Path, default=CHECKPOINT_DIR, help="folder of all runs' weights"

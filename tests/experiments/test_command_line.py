@@ -60,14 +60,28 @@ def commands_in(text: str) -> list[list[str]]:
 @pytest.mark.parametrize("name", [*NAMES, *SEGMENTATION], ids=lambda name: Path(name).name)
 def test_every_flag_is_explained_with_its_default(parser_of, name):
     parser = parser_of(name)
+    # one sentence stands for the recipe's flags, and a switch that is not given is off
+    clear = {
+        a
+        for g in parser._action_groups
+        if "default" in (g.description or "")
+        for a in g._group_actions
+    }
+    clear |= {action for action in parser._actions if action.default is False}
     for action in parser._actions:
         flag = action.option_strings[-1]
         assert action.help, flag
         explained = parser._get_formatter()._expand_help(action)
         optional = not action.required and flag != "--help"
         states_default = re.search(r"default|published: ", explained)
-        assert not optional or states_default, f"{flag}: {explained}"
+        assert not optional or states_default or action in clear, f"{flag}: {explained}"
         assert flag == "--help" or re.fullmatch(r"-[a-z_0-9]+", flag), flag
+
+
+@pytest.mark.parametrize("name", [*NAMES, *SEGMENTATION], ids=lambda name: Path(name).name)
+def test_the_help_fits_two_screens(parser_of, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert len(parser_of(name).format_help().splitlines()) <= 2 * 56
 
 
 def test_published_and_documented_commands_are_accepted(script, monkeypatch):

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -21,9 +22,16 @@ MAX_SIDE = 10_000
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=24)
+
     def _get_help_string(self, action: argparse.Action) -> str:
-        # a default of None is explained by the help text itself
-        return action.help if action.default is None else super()._get_help_string(action)
+        # a default of None is explained by the help text itself, that of a switch is clear
+        known = action.default is None or action.default is False
+        return action.help if known else super()._get_help_string(action)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return "PATH" if action.type is Path else "N"
 
     def add_usage(self, usage, actions, groups, prefix=None) -> None:
         # optional flags, dozens of them, are explained below it
@@ -34,7 +42,9 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 def _needed(action: argparse.Action) -> str:
     if not action.option_strings:
         return "|".join(action.choices)
-    return f"{action.option_strings[0]} {action.metavar or action.dest.upper()}"
+    return (
+        f"{action.option_strings[0]} {action.metavar or ('PATH' if action.type is Path else 'N')}"
+    )
 
 
 class Parser(argparse.ArgumentParser):

@@ -21,8 +21,8 @@ def add_data(parser: Parser, names: tuple[str, ...] = NAMES) -> None:
         "-data_dir",
         type=Path,
         default=None,
-        help="folder of the data set: torchvision's files or <split>/<class>/<image>; "
-        "default: data/ in the repository, into which CIFAR is downloaded",
+        help="torchvision's files, or <split>/<class>/<image>; default: data/ in the repository, "
+        "into which CIFAR is downloaded",
     )
 
 
@@ -71,15 +71,14 @@ def add_folder(parser: Parser) -> None:
         "-image_size",
         type=cli.side,
         default=None,
-        help="of -dataset folder, which needs it: side in pixels to which images are cropped and "
-        "resized; default: none",
+        help="of -dataset folder: side to which images are cropped and resized; default: none",
     )
     parser.add_argument(
         "-workers",
         type=cli.count,
         default=None,
-        help="of -dataset folder: processes that decode images while training runs; default: "
-        "all images are kept in memory, or, where they take half of it, one for each core",
+        help="of -dataset folder: processes that decode images; default: none, or, where "
+        "images take half of the memory, one for each core",
     )
 
 

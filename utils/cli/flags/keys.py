@@ -30,8 +30,8 @@ def add_key(parser: Parser) -> None:
         "-seed",
         type=cli.seed,
         default=None,
-        help=f"the key, as a seed in 0..{cli.MAX_SEED}; default: the one in the folder of the "
-        "run whose weights are used, or a fresh one",
+        help=f"the key, as a seed in 0..{cli.MAX_SEED}; default: that of the run whose weights "
+        "are used, or a fresh one",
     )
     group.add_argument(
         "-key",
@@ -85,9 +85,9 @@ def add_cipher(parser: Parser) -> None:
         type=cipher,
         default=None,
         metavar="CIPHER",
-        help="how images are scrambled: pixels, the paper's way; blocks:N, squares of NxN that "
-        "move, turn and are mirrored; etc:N, inverted and recoloured, too (EtC), "
-        "etc_published as its code does it; le, ele, privconv (default: pixels)",
+        help="pixels, the paper's; blocks:N, squares of NxN that move, turn and are mirrored; "
+        "etc:N (EtC), inverted and recoloured, too; etc_published, le, ele, privconv "
+        "(default: pixels)",
     )
 
 

@@ -11,15 +11,17 @@ from utils.io import checkpoint
 
 def add_network(parser: Parser, net: str = "vgg16") -> None:
     """Add ``-net``."""
-    plain = [name for name in models.names() if not models.is_keyed(name)]
+    variants = (models.KEYED_SUFFIX, "_basic", "_adapted", "_adapted_le")
+    names = [name for name in models.names() if not name.endswith(variants)]
     parser.add_argument(
         "-net",
         type=network,
         default=net,
         metavar="NET",
-        help=f"network: {', '.join(plain)}, torchvision:NAME, timm:NAME, or PATH.py:FACTORY, which "
-        "RUNS that file and calls FACTORY(num_classes=K); with "
-        f"{models.KEYED_SUFFIX} appended, its keyed twin",
+        help=f"network: {', '.join(names)} (models/README.md has their variants), "
+        "torchvision:NAME, timm:NAME, or PATH.py:FACTORY, which RUNS that file and calls "
+        "FACTORY(num_classes=K); "
+        f"{models.KEYED_SUFFIX} appended: its keyed twin",
     )
 
 
@@ -45,9 +47,9 @@ def add_backend(parser: Parser) -> None:
         "-backend",
         choices=BACKENDS,
         default="auto",
-        help="how the layers of a keyed network compute: deform is the paper's deformable "
-        "convolution, gather reorders pixels around an ordinary one, triton does both in one "
-        "kernel on a GPU, auto is gather",
+        metavar="NAME",
+        help="of keyed layers: deform is the paper's deformable convolution, gather reorders "
+        "pixels around an ordinary one, triton is a GPU kernel that does both, auto is gather",
     )
 
 

@@ -20,7 +20,7 @@ from utils.training.recipe import (
     Recipe,
 )
 
-AMP_HELP = "bfloat16 autocast; auto: where a short trial finds bfloat16 faster than float32"
+AMP_HELP = "bfloat16 autocast; auto: where a short trial finds it faster"
 METAVARS = {
     cli.fractions: "N,N,...",
     cli.sides: "N,N,...",
@@ -31,16 +31,16 @@ RECIPE_FLAGS = {
     "epochs": ("-epochs", cli.positive_int, "epochs to train"),
     "batch_size": ("-b", cli.positive_int, "images per step"),
     "lr": ("-lr", cli.positive_float, "peak learning rate of SGD or AdamW"),
-    "warm": ("-warm", cli.non_negative_float, "warm-up: epochs of linear rise to the peak rate"),
+    "warm": ("-warm", cli.non_negative_float, "epochs of linear rise to the peak rate"),
     "optimizer": (
         "-optimizer",
         OPTIMIZERS,
-        "sgd, adamw, or muon for the convolutions and sgd for the rest",
+        "muon is for the convolutions, sgd for the rest",
     ),
     "muon_lr": (
         "-muon_lr",
         cli.positive_float,
-        "peak rate of Muon, relative to the weights' norms",
+        "peak rate of Muon, relative to weights' norms",
     ),
     "momentum": ("-momentum", cli.fraction, "momentum of SGD"),
     "nesterov": ("-nesterov", cli.switch, "Nesterov's form of momentum"),
@@ -49,47 +49,43 @@ RECIPE_FLAGS = {
     "milestones": (
         "-milestones",
         cli.fractions,
-        "multistep schedule: fractions of the run after which the rate falls, as 0.3,0.6,0.8",
+        "multistep: fractions of the run after which the rate falls",
     ),
     "gamma": (
         "-gamma",
         cli.positive_fraction,
-        "factor at each milestone of the multistep schedule",
+        "multistep: factor at each milestone",
     ),
     "label_smoothing": ("-label_smoothing", cli.fraction, "label smoothing"),
-    "ema": ("-ema", cli.fraction, "decay per step of the averaged weights; 0 for no average"),
+    "ema": ("-ema", cli.fraction, "decay per step of the averaged weights; 0: none"),
     "clip": ("-clip", cli.non_negative_float, "largest gradient norm; 0 for no clipping"),
     "init": (
         "-init",
         INITS,
-        "initialisation of a fresh network; whiten: the first convolution whitens patches of the "
-        "images, the others are identities",
+        "whiten: the first convolution whitens patches, others are identities",
     ),
-    "crop": ("-crop", cli.padding, "zero padding in pixels before the random crop"),
+    "crop": ("-crop", cli.padding, "zero padding before the random crop, in pixels"),
     "flip": (
         "-flip",
         FLIPS,
-        "mirror a random half of the images, or alternate: a random half in the first epoch, the "
-        "others in the second, and so on",
+        "mirror a random half of the images; alternate: the others in the next epoch",
     ),
     "rotation": ("-rotation", cli.degrees, "largest random rotation in degrees"),
-    "cutout": ("-cutout", cli.count, "side in pixels of a random square that is blanked"),
+    "cutout": ("-cutout", cli.count, "side of a random square that is blanked, in pixels"),
     "sizes": (
         "-sizes",
         cli.sides,
-        "sides in pixels to which augmented images are shrunk in equal parts of the run, as "
-        "16,24,32; the last is the images' own",
+        "sides in pixels that images are shrunk to in equal parts of the run; at last their own",
     ),
     "depth_kept": (
         "-depth_kept",
         cli.positive_fraction,
-        "stochastic depth: probability that a step computes the last residual block, up to 1 for "
-        "the first; 1 computes all",
+        "stochastic depth: how often the last residual block is computed",
     ),
     "amp": ("-amp", AMP, AMP_HELP),
     "channels_last": ("-channels_last", cli.switch, "channels_last memory format"),
-    "compile": ("-compile", cli.switch, "torch.compile, which needs a C++ compiler on a CPU"),
-    "sync_bn": ("-sync_bn", cli.switch, "batch-norm over the images of all GPUs, under torchrun"),
+    "compile": ("-compile", cli.switch, "torch.compile; on a CPU with a C++ compiler"),
+    "sync_bn": ("-sync_bn", cli.switch, "batch-norm over all GPUs, under torchrun"),
 }
 
 _PAIRS_HAVE_NOT = ("crop", "cutout", "sizes", "depth_kept", "init")
@@ -141,7 +137,8 @@ def add_recipe(
         page: that describes the presets.
     """
     group = parser.add_argument_group(
-        "recipe", f"the preset, and flags that override it; {page} has the presets' values"
+        "recipe",
+        f"the preset, and flags that override it (default: its values, which are in {page})",
     )
     group.add_argument(
         "-preset",
@@ -158,7 +155,6 @@ def add_recipe(
             options |= {"nargs": "?", "const": True, "metavar": "on|off"}
         elif kind in METAVARS:
             options |= {"metavar": METAVARS[kind]}
-        text = f"{text} (default: the preset's)"
         group.add_argument(flag, dest=name, default=None, help=text, **options)
 
 
