@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 from running import ROOT, SCRIPTS
 
 from operators import SecretKey
@@ -131,6 +132,44 @@ def test_the_comment_survives_a_program_that_keeps_comments(client):
     assert scrambled_picture.read(Path("u.jpg"))[1] is None
 
 
+@pytest.fixture
+def sent(client) -> bytes:
+    """A scrambled picture, ``s.jpg``."""
+    words = ("-in", "p.png", "-out", "s.jpg", "-cipher", "blocks:8", "-per_image", "-jpeg", 95)
+    assert client("scramble", *words).status == 0
+    return Path("s.jpg").read_bytes()
+
+
+def test_comments_of_other_programs_do_not_hide_the_label(sent):
+    image, label = scrambled_picture.read(Path("s.jpg"))
+    other = b"\xff\xfe\0\x09comment"
+    first = sent.index(b"\xff\xfe")
+    behind = first + 2 + int.from_bytes(sent[first + 2 : first + 4], "big")
+    for at in (first, behind):
+        Path("t.jpg").write_bytes(sent[:at] + other + sent[at:])
+        seen, found = scrambled_picture.read(Path("t.jpg"))
+        assert found == label and torch.equal(seen, image)
+
+
+def test_an_orientation_tag_turns_photographs_and_not_what_was_scrambled(sent):
+    turned, (image, _) = Image.Exif(), scrambled_picture.read(Path("s.jpg"))
+    turned[274] = 6  # by a quarter
+    tag = turned.tobytes()
+    tagged = sent[:2] + b"\xff\xe1" + (2 + len(tag)).to_bytes(2, "big") + tag + sent[2:]
+    for content, turns in ((tagged, 0), (tagged.replace(b"PrivDL", b"Others"), -1)):
+        Path("t.jpg").write_bytes(content)
+        assert torch.equal(scrambled_picture.read(Path("t.jpg"))[0], image.rot90(turns, (1, 2)))
+
+
+def test_a_comment_in_a_png_file_is_no_label(client):
+    note = PngInfo()
+    note.add_text("comment", "a holiday")
+    Image.open("p.png").save("note.png", pnginfo=note)
+    assert client("scramble", "-in", "note.png", "-out", "s.png").status == 0
+    assert client("restore", "-in", "s.png", "-out", "b.png").status == 0
+    assert np.array_equal(pixels("b.png"), pixels("p.png"))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -163,6 +202,12 @@ def test_refusals(client, refused, script):
     Image.open("p.png").save("damaged.jpg", comment="PrivDL fixed blocks:8 zz")
     Image.open("p.png").save("other.jpg", comment="a holiday")
     Image.new("RGB", (8, 65_504)).save("long.png")
+    Path("both").mkdir()
+    Path("both/a.jpg").write_bytes(Path("s.jpg").read_bytes())
+    sent = Image.open("s.jpg")
+    sent.crop((0, 0, 60, 32)).save("both/crop.jpg", comment=sent.info["comment"])
+    lossy = sent.info["comment"].replace(b"blocks:8", b"etc_published")
+    sent.save("lossy.jpg", comment=lossy)
     for message, words in {
         "-jpeg writes JPEG; expected a name in .jpg or .jpeg": (*to, "t.png", "-jpeg", 85),
         "only PNG keeps every pixel; expected a name in .png": (*to, "t.jpg"),
@@ -176,6 +221,8 @@ def test_refusals(client, refused, script):
         "not a picture that scramble.py wrote": ("restore", "-in", "photo.jpg", "-out", "t.png"),
         "other.jpg: not a picture that": ("restore", "-in", "other.jpg", "-out", "t.png"),
         "damaged label 'fixed blocks:8 zz'": ("restore", "-in", "damaged.jpg", "-out", "t.png"),
+        "damaged label 'fixed etc_published": ("restore", "-in", "lossy.jpg", "-out", "t.png"),
+        "both/crop.jpg: cropped or resized since": ("restore", "-in", "both", "-out", "t.d"),
         "-jpeg takes sides of at most 65500, got 65504": (
             *("scramble", "-in", "long.png", "-out", "t.jpg", "-jpeg", 85),
         ),

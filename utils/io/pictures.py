@@ -31,14 +31,23 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         UserError: if the file is missing, empty, truncated, no image, or above 100 megapixels.
     """
+    return read_with(path, upright)
+
+
+def read_with(path: Path, convert: Callable[[Image.Image], T]) -> T:
+    """What ``convert`` makes of a picture as it lies in its file.
+
+    Raises:
+        UserError: as ``read_image``.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes, which are checked here, and odd metadata
-        return decode_image(path)
+        return _decode(path, convert)
 
 
 def decode_image(path: Path) -> Image.Image:
     """``read_image`` for several threads at once, which cannot each hold back Pillow's warnings."""
-    return _decode(path, lambda image: _to_rgb(ImageOps.exif_transpose(image)))
+    return _decode(path, upright)
 
 
 def decode_indices(path: Path) -> np.ndarray:
@@ -87,7 +96,13 @@ def _decode(path: Path, convert: Callable[[Image.Image], T]) -> T:
         raise UserError(f"{path}: {what}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """As RGB, with the camera's orientation tag applied."""
+    return to_rgb(ImageOps.exif_transpose(image))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """As RGB, 8 bits a channel, pixels where they lie in the file."""
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits a channel, in Pillow's 32
         grey = np.asarray(image, dtype=np.float64)
         return Image.fromarray((grey / 257).round().clip(0, 255).astype(np.uint8)).convert("RGB")

@@ -15,19 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from operators import PerImageScrambler, SecretKey, make_scrambler
-from operators.cipher_keys import parse_cipher
+from operators.cipher_keys import key_bits, parse_cipher
 from operators.key import NONCE_BYTES, new_nonces
 from utils.io.atomic import write_atomically
-from utils.io.pictures import read_image, save, to_tensor
+from utils.io.pictures import read_with, save, to_rgb, to_tensor, upright
 from utils.runtime.errors import UserError
 
 CHUNK = "PrivDL"
 JPEG_BLOCK = 8  # side in pixels of the squares that JPEG codes
-SCHEMES = ("fixed", "per-image", "per-image-values")
-CIPHERS_OF = {"per-image": ("pixels", "blocks"), "per-image-values": ("pixels",)}  # all, if fixed
+CIPHERS_OF = {  # by scheme
+    "fixed": ("pixels", "blocks", "etc", "le", "ele", "privconv"),  # what can be restored
+    "per-image": ("pixels", "blocks"),
+    "per-image-values": ("pixels",),
+}
 HEXADECIMAL = re.compile("[0-9a-f]{16}")
 
 
@@ -36,7 +40,7 @@ class Label:
     """What a scrambled picture says of itself.
 
     Attributes:
-        scheme: one of ``SCHEMES``.
+        scheme: one of ``CIPHERS_OF``.
         fingerprint: of the key.
         nonce: of the image; empty for the fixed scheme.
         cipher: how the key scrambles (``operators.CIPHERS``).
@@ -125,15 +129,29 @@ def write(
 def read(path: Path) -> tuple[torch.Tensor, Label | None]:
     """Read a picture, uint8 ``(3, H, W)``, and its label, None if it has none.
 
+    One with a label is taken as it lies in the file, as it was sent: an orientation tag that some
+    program added does not turn it.
+
     Raises:
-        UserError: if it is no picture, or its label is damaged.
+        UserError: if it is no picture, its label is damaged, or it cannot be divided into the
+            blocks that its label names.
     """
-    picture = read_image(path)
-    text = picture.info.get(CHUNK)
-    comment = picture.info.get("comment", b"")
-    if text is None and comment.startswith(f"{CHUNK} ".encode()):
-        text = comment.decode("ascii", "replace").removeprefix(f"{CHUNK} ")
-    return to_tensor(picture), None if text is None else _parse(str(text), path)
+    picture, text = read_with(path, _with_label)
+    image = to_tensor(picture)
+    return image, None if text is None else _parse(text, tuple(image.shape[1:]), path)
+
+
+def _with_label(file: Image.Image) -> tuple[Image.Image, str | None]:
+    """The picture in a file as RGB, and the text of its label."""
+    text = file.info.get(CHUNK)
+    if text is None:
+        # all comments, not Pillow's info["comment"]: that is the last one, and PNG has some, too
+        comments = [content for name, content in getattr(file, "applist", ()) if name == "COM"]
+        ours = [content for content in comments if content.startswith(f"{CHUNK} ".encode())]
+        if not ours:
+            return upright(file), None
+        text = ours[0].decode("ascii", "replace").removeprefix(f"{CHUNK} ")
+    return to_rgb(file), str(text)
 
 
 def copy(source: Path, target: Path) -> None:
@@ -146,7 +164,7 @@ def copy(source: Path, target: Path) -> None:
     write_atomically(target, lambda file: file.write(content))
 
 
-def _parse(text: str, path: Path) -> Label:
+def _parse(text: str, image_size: tuple[int, int], path: Path) -> Label:
     words = text.split(" ")
     cipher = "pixels" if len(words) < 2 or HEXADECIMAL.fullmatch(words[1]) else words.pop(1)
     try:
@@ -157,12 +175,15 @@ def _parse(text: str, path: Path) -> Label:
     expected = 0 if words[0] == "fixed" else NONCE_BYTES
     if (
         label is None
-        or label.scheme not in SCHEMES
+        or name not in CIPHERS_OF.get(label.scheme, ())
         or not HEXADECIMAL.fullmatch(label.fingerprint)
         or len(label.nonce) != expected
-        or (label.scheme != "fixed" and name not in CIPHERS_OF[label.scheme])
     ):
         raise UserError(f"{path}: damaged label {text!r}; expected a scheme, a key and a nonce")
+    try:
+        key_bits(cipher, image_size)
+    except ValueError as error:
+        raise UserError(f"{path}: cropped or resized since it was scrambled: {error}") from error
     return label
 
 
