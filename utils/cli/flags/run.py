@@ -161,8 +161,10 @@ def add_recipe(
 def recipe_from(args, presets: dict[str, Recipe] = PRESETS) -> Recipe:
     """The preset of ``args`` with the fields that were given as flags.
 
+    Where the preset's own warm-up would fill the whole run, it keeps its share of the run instead.
+
     Raises:
-        UserError: if the warm-up fills the whole run, a multistep schedule has no step, or
+        UserError: if a given warm-up fills the whole run, a multistep schedule has no step, or
             Nesterov's momentum none, if a flag was given that the recipe does not read, or there is
             no compiler to compile with.
     """
@@ -178,10 +180,12 @@ def recipe_from(args, presets: dict[str, Recipe] = PRESETS) -> Recipe:
                 f"{getattr(recipe, owner)} here"
             )
     if recipe.schedule != "multistep" and recipe.warm >= recipe.epochs:
-        raise UserError(
-            f"-warm {recipe.warm:g}: the {recipe.schedule} schedule needs a warm-up of fewer than "
-            f"its {recipe.epochs} epochs"
-        )
+        if given["warm"] is not None:
+            raise UserError(
+                f"-warm {recipe.warm:g}: the {recipe.schedule} schedule needs a warm-up of fewer "
+                f"than its {recipe.epochs} epochs"
+            )
+        recipe = replace(recipe, warm=preset.warm * recipe.epochs / preset.epochs)
     if recipe.schedule == "multistep" and not recipe.milestones:
         raise UserError("-schedule multistep needs -milestones, as 0.3,0.6,0.8")
     for name in ("momentum", "nesterov"):
