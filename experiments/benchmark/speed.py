@@ -280,6 +280,8 @@ def main() -> None:
     args = parse_args()
     device = benchmark_flags.set_up(args)
     slowdown = bfloat16_slowdown(device.type)
+    if args.dtype is None and slowdown >= 1:
+        print(f"bfloat16, left out, takes {slowdown:.1f} times float32 here", file=sys.stderr)
     args.dtype = args.dtype or (list(DTYPES) if slowdown < 1 else ["float32"])
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(SEED)
@@ -289,8 +291,6 @@ def main() -> None:
         rows += measure(*configuration, args, device)
         print(f"{label(rows[-1])}: done", file=sys.stderr, flush=True)
     print(markdown(rows))
-    if "bfloat16" not in args.dtype:
-        print(f"bfloat16, left out, takes {slowdown:.1f} times float32 here", file=sys.stderr)
 
     if args.out_dir is not None:
         kind = "cuda" if args.gpu else environment()["cpu_capability"].lower()

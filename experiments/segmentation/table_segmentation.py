@@ -95,8 +95,10 @@ def training_of(trained: Trained) -> dict | None:
         return trained.state.get("record")
     try:
         return json.loads(beside.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{beside}: cannot be used ({error})") from error
+    except OSError as error:
+        raise UserError(f"{beside}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{beside}: damaged or no record of a run ({error})") from error
 
 
 def label_maps(

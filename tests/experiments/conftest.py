@@ -107,6 +107,7 @@ def refused():
         assert result.status == 2, result
         assert len(lines) == 1 and "error: " in lines[0], result.err
         assert result.out == ""
+        assert "Errno" not in lines[0], "the operating system's error number tells a user nothing"
         return lines[0]
 
     return check

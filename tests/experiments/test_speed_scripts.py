@@ -91,6 +91,7 @@ def test_shortest_benchmarks(script, tmp_path, monkeypatch):
     words = ["-b", 1, "-train_b", 2, "-rounds", 1, "-dtype", "float32"]
     done = script(SPEED, *words, "-out_dir", "a")
     assert done.status == 0, done.err
+    assert "bfloat16" not in done.err  # it was not asked for
     (results,) = (tmp_path / "a").glob("speed_*.json")
     record = json.loads(results.read_text())
     rows, capability = record["rows"], record["environment"]["cpu_capability"]

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import torch
 
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UserError, in_words
 
 MAX_SEED = 2**32 - 1
 MAX_COUNT = 2**31 - 1
@@ -97,7 +97,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _fail(error: Exception) -> NoReturn:
-    print(f"error: {_one_line(str(error))}", file=sys.stderr)
+    print(f"error: {_one_line(in_words(error))}", file=sys.stderr)
     sys.exit(2)
 
 

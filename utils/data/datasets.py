@@ -19,7 +19,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, VisionDataset
 from utils.data.folder import list_tree, load_tree
 from utils.data.shapes import IMAGE_SIZE, SHAPES10_CLASSES, shapes10
 from utils.data.stream import ImageFiles, default_workers, fits_in_memory
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UserError, in_words
 from utils.runtime.streams import generator
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parents[2] / "data"
@@ -270,7 +270,7 @@ def open_files(
                 root.rmdir()
         reason = "cannot be downloaded" if download else f"cannot be read from {root}"
         raise UserError(
-            f"{name} {reason} ({error}); give a folder that holds it with -data_dir, "
+            f"{name} {reason} ({in_words(error)}); give a folder that holds it with -data_dir, "
             f"or use the built-in -dataset {built_in}"
         ) from error
     finally:

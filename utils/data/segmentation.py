@@ -217,8 +217,10 @@ def _voc_pairs(image_set: str, data_dir: Path | None) -> list[Pair]:
 def _read_classes(path: Path) -> tuple[str, ...]:
     try:
         names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); expected a class a line") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text; expected the name of a class a line") from error
     if not 2 <= len(names) <= IGNORED:
         raise UserError(f"{path}: {len(names)} classes; expected 2 to {IGNORED}, one a line")
     return names

@@ -20,6 +20,7 @@ from utils.io import checkpoint
 from utils.io.atomic import STRAY, sync_folder
 from utils.io.run_record import write_json
 from utils.runtime.errors import UserError
+from utils.runtime.progress import duration, pace
 
 
 class RunFiles:
@@ -103,8 +104,8 @@ class RunFiles:
         print(
             f"epoch {epoch}/{epochs}: loss {metrics['loss']:.4f}, "
             f"accuracy {metrics['accuracy']:.2%}{''.join(chosen)}, lr {metrics['lr']:.4g}, "
-            f"{images / metrics['seconds']:.0f} images/s, "
-            f"{metrics['seconds'] * (epochs - epoch) / 60:.0f} min left",
+            f"{pace(images, metrics['seconds'])}, "
+            f"{duration(metrics['seconds'] * (epochs - epoch))} left",
             flush=True,
         )
 

@@ -48,15 +48,24 @@ class ProgressBar:
         if now < self._due:
             return
         self._due = now + EVERY
-        rate = (self._done - self._before) / (now - self._started)
-        left = f"{_duration((self._total - self._done + self._later) / rate)} left"
+        done, seconds = self._done - self._before, now - self._started
+        left = f"{duration((self._total - self._done + self._later) * seconds / done)} left"
         note = ", ".join(part for part in (left, self.note) if part)
         if not self._bar.disable:
             self._bar.set_postfix_str(note)
         elif self._done < self._total:
-            figures = f"{self._done}/{self._total} images, {rate:.0f} images/s"
+            figures = f"{self._done}/{self._total} images, {pace(done, seconds)}"
             print(f"{self._what}: {figures}, {note}", file=sys.stderr, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def pace(images: int, seconds: float) -> str:
+    """How fast it goes: images a second, or seconds an image where that is more than one."""
+    if images < seconds:
+        return f"{seconds / images:.1f} s/image"
+    rate = images / seconds
+    return f"{rate:.{0 if rate >= 10 else 1}f} images/s"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or minutes where there are many."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from utils.runtime import progress
-from utils.runtime.progress import ProgressBar
+from utils.runtime.progress import ProgressBar, pace
 
 
 @pytest.fixture
@@ -41,6 +41,13 @@ def test_the_estimate_counts_what_comes_later(clock, capsys):
         count(clock, bar, steps=1, seconds=5, images=50)
     line = capsys.readouterr().err.strip()
     assert line == "epoch 1/2: 550/1000 images, 10 images/s, 2 min left, loss 2.000"
+
+
+def test_few_images_a_second_are_told_apart():
+    assert [pace(n, 10.0) for n in (1, 4, 10, 24, 99, 101, 12345)] == [
+        *("10.0 s/image", "2.5 s/image", "1.0 images/s", "2.4 images/s"),
+        *("9.9 images/s", "10 images/s", "1234 images/s"),
+    ]
 
 
 def test_quiet_is_quiet(clock, capsys):
