@@ -38,7 +38,7 @@ def short(record: dict, attacks: list[dict] | None) -> str:
     headings += [f"{record['measure']}, {quality}" for quality in QUALITIES] + ["4:2:0, 85"]
     best = None if attacks is None else literature_table.best(attacks)
     if best is not None:
-        headings.append("best attack (SSIM)")
+        headings.append("accuracy on what is recovered (SSIM)")
     plain, lines = _rows(record, PLAIN.name), []
     for scheme in SCHEMES:
         rows = _rows(record, scheme.name)
@@ -87,4 +87,5 @@ def _more(row: dict, plain: dict[str, dict]) -> str:
 
 
 def _loss(row: dict) -> str:
-    return f"{-100 * row['difference']:.2f} ± {100 * row['difference_error']:.2f}"
+    points = round(-100 * row["difference"], 2) + 0.0  # no -0.00
+    return f"{points:.2f} ± {100 * row['difference_error']:.2f}"

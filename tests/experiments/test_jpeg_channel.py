@@ -69,6 +69,7 @@ def test_rows_are_what_they_say_and_are_not_measured_again(measure, tree, tmp_pa
     for scheme in SCHEMES:
         row = rows[scheme.name, "PNG"]
         assert row["psnr"] is None and row["score"] == plain and row["difference"] == 0
+    assert "-0.00" not in (tmp_path / "jpeg_channel_cifar10.md").read_text()
     # of an accuracy the jackknife is the textbook's standard error, with N - 1
     assert row["score_error"] == pytest.approx(math.sqrt(plain * (1 - plain) / 5), rel=1e-12)
 
