@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from experiments.lib.commands import check_seed, pasteable
-from experiments.lib.tables import markdown_table
+from experiments.lib.tables import counted, markdown_table
 
 SCRIPTS = "experiments/classification"
 
@@ -31,9 +31,10 @@ def agreement(tables: Sequence[dict]) -> str:
     same = sum(table["same_predictions"] for table in tables)
     images = sum(table["rows"][0]["images"] for table in tables)
     largest = max(table["largest_logit_difference"] for table in tables)
+    by = f" by more than {largest:.1g}" if largest else ""
     return (
-        f"With the key, {same} of {images} predictions equal the plain network's; the largest "
-        f"difference of a logit is {largest:.1e}.\n"
+        f"With the key, {same} of {images} predictions equal the plain network's; no logit "
+        f"differs{by}.\n"
     )
 
 
@@ -106,10 +107,9 @@ def _runs(table: dict) -> list[tuple[str, dict]]:
 
 def provenance(record: dict) -> str:
     """How a run came by its weights."""
-    epochs = "1 epoch" if len(record["epochs"]) == 1 else f"{len(record['epochs'])} epochs"
+    epochs = counted(len(record["epochs"]), "epoch")
     minutes = sum(epoch["seconds"] for epoch in record["epochs"]) / 60
-    threads = "1 thread" if record["threads"] == 1 else f"{record['threads']} threads"
-    hardware = record["gpu"] or f"{record['cpu']}, {threads}"
+    hardware = record["gpu"] or f"{record['cpu']}, {counted(record['threads'], 'thread')}"
     chosen = {
         "last": "the last epoch is reported, whatever its test accuracy",
         "test": "epoch chosen on the test set",
@@ -117,8 +117,8 @@ def provenance(record: dict) -> str:
     selection = chosen.get(record["select"], "epoch chosen on the validation split")
     resumed = "".join(f", resumed at {_short(part['commit'])}" for part in record["resumed"])
     return (
-        f"{epochs}, training seed {record['train_seed']}, {minutes:.0f} minutes on {hardware}; "
-        f"{selection}; commit {_short(record['commit'])}{resumed}."
+        f"{epochs}, training seed {record['train_seed']}, {counted(minutes, 'minute')} on "
+        f"{hardware}; {selection}; commit {_short(record['commit'])}{resumed}."
     )
 
 

@@ -1,7 +1,7 @@
 """The second table in Markdown, from what ``table2.py`` wrote; published apart from measured."""
 
 from experiments.lib.rivals import BUDGETS
-from experiments.lib.tables import markdown_table
+from experiments.lib.tables import counted, markdown_table
 
 PUBLISHED = {row.name: row.published for row in BUDGETS["full"]}  # of networks of full size
 
@@ -76,5 +76,5 @@ def _training(row: dict) -> str:
     hardware = record["gpu"] or f"{record['cpu']}, threads: {record['threads']}"
     return (
         f"{row['name']}: {recipe['optimizer']}, epochs: {recipe['epochs']}, training images: "
-        f"{record['images']['train']}, {minutes:.0f} minutes on {hardware}."
+        f"{record['images']['train']}, {counted(minutes, 'minute')} on {hardware}."
     )

@@ -78,8 +78,8 @@ def agreement(table: dict) -> str:
     """How many label maps the key leaves as they are."""
     keyed = next(row for row in table["rows"] if row["name"] == RIGHT_KEY)
     return (
-        f"So do {keyed['same_maps']} of {table['images']} label maps of {table['net']}, pixel for "
-        "pixel.\n"
+        f"{keyed['same_maps']} of {table['images']} label maps of {table['net']} are equal, too, "
+        "pixel for pixel.\n"
     )
 
 

@@ -20,5 +20,10 @@ def markdown_table(
     return "\n".join(lines) + "\n"
 
 
+def counted(number: float, unit: str) -> str:
+    """A number to the next whole one, with its unit, as ``1 minute`` or ``2 minutes``."""
+    return f"{number:.0f} {unit}" + ("" if round(number) == 1 else "s")
+
+
 def _line(cells: Iterable[object]) -> str:
     return f"| {' | '.join(map(str, cells))} |"

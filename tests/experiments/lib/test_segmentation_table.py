@@ -69,7 +69,7 @@ def test_the_first_page_has_it_beside_the_classifiers():
     )
     assert "| plain images |  | 90.00% | 51.23% |\n" in shown
     assert "| fine-tuned on scrambled images |  | 90.00% |  |\n" in shown
-    assert segmentation_table.agreement(table()).startswith("So do 233 of 233 label maps of unet")
+    assert segmentation_table.agreement(table()).startswith("233 of 233 label maps of unet")
 
 
 def test_commands_can_be_pasted():
