@@ -186,9 +186,13 @@ def _list_pairs(name: str, split: str, data_dir: Path | None) -> list[Pair]:
             split = "val" if (folder / "val").is_dir() else "test"
         if (folder / split / "images").is_dir():
             return _tree_pairs(folder / split)
-    root = DEFAULT_DATA_DIR if data_dir is None else data_dir
+    if data_dir is None:
+        raise UserError(
+            f"{name}: no {split}/images/ in {DEFAULT_DATA_DIR}; give the folder that holds it with "
+            "-data_dir"
+        )
     raise UserError(
-        f"-data_dir {root}: no folder {split}/images/; expected {split}/images/<name> and "
+        f"-data_dir {data_dir}: no folder {split}/images/; expected {split}/images/<name> and "
         f"{split}/masks/<name>.png"
     )
 

@@ -152,6 +152,13 @@ def test_a_mask_that_cannot_be_used_is_named(tree, mask, message):
         load_masks("folder", "train", tree, (12, 16))
 
 
+def test_a_data_set_that_nothing_downloads_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.data.segmentation.DEFAULT_DATA_DIR", tmp_path / "data")
+    monkeypatch.setattr("utils.data.datasets.DEFAULT_DATA_DIR", tmp_path / "data")
+    with pytest.raises(UserError, match=r"^camvid: no test/images/ in .*/data; give .* with -data_dir$"):
+        load_masks("camvid", "test")
+
+
 def test_a_folder_that_cannot_be_used_is_named(tree, tmp_path):
     with pytest.raises(UserError, match=r"-dataset folder needs -data_dir DIR with classes\.txt"):
         load_masks("folder", "train", None, (12, 16))
