@@ -7,8 +7,8 @@
     GAN                unpaired ciphertexts, under the same key, and pictures of the attacker's own
                        (``experiments/lib/gan.py``)
     jigsaw             blocks put together by their borders (``experiments/lib/jigsaw.py``), of one
-                       picture at a time or of many that share a key; nothing tells a picture from
-                       its mirror image, so that the nearer of the two is scored
+                       picture at a time or of many that share a key; how the picture is turned and
+                       coloured as a whole is left to a person's eye: the nearest is scored
 
 Each row says how near what the attack gives is to the pictures, and how often a plain network
 recognises it. It is written to ``OUT_DIR/rows/`` as soon as it is known and not measured again.
@@ -75,7 +75,7 @@ class Case:
     Attributes:
         scheme: its name; the attacker knows how it works, not the key.
         own: pictures of the attacker's, uint8 ``(M, 3, H, W)``.
-        pictures: those under attack; only their number and size are used here.
+        pictures: those under attack; they judge what an attack gives.
     """
 
     scheme: str
@@ -152,18 +152,18 @@ def puzzle(shared: bool) -> Attack:
     def attack(case: Case) -> tuple[torch.Tensor, dict]:
         cipher, _, side = case.scheme.split()[0].partition(":")
         side, colours = int(side), jigsaw.ETC if cipher == "etc" else jigsaw.UNCHANGED
-        public = jigsaw.Public(case.own, side)
+        white = jigsaw.border_whitening(case.own, side)
         seen = case.ciphertexts[:PUZZLES]
         groups = [seen[:SHARING]] if shared else seen.split(1)
         apply_to = [seen] if shared else groups
-        laid, upright = [], []
+        laid = []
         for group, whole in zip(groups, apply_to, strict=True):
-            solver = jigsaw.Puzzle(group, side, public, colours)
+            solver = jigsaw.Puzzle(group, side, white, colours)
             laid.append(solver.assemble(whole, solver.solve()))
-            upright.append(public.upright(laid[-1], colours))
-        pairs = zip(torch.cat(laid), case.pictures, strict=False)
-        shares = [jigsaw.right_pairs(found, true, side, colours) for found, true in pairs]
-        return torch.cat(upright), {"right pairs": sum(shares) / len(shares)}
+        found, true = torch.cat(laid), case.pictures[: len(seen)]
+        pairs = zip(found, true, strict=True)
+        shares = [jigsaw.right_pairs(*pair, side, colours) for pair in pairs]
+        return jigsaw.nearest(found, true, colours), {"right pairs": sum(shares) / len(shares)}
 
     return attack
 
@@ -183,13 +183,6 @@ ATTACKS: dict[str, Attack] = {
     ),
     "GAN": adversarial,
 }
-
-
-def nearer(images: torch.Tensor, recovered: torch.Tensor) -> torch.Tensor:
-    """Each recovered picture or its mirror image, whichever is nearer to the true one."""
-    both = torch.stack([recovered, recovered.flip(3)])  # (2, N, 3, H, W)
-    mirrored = (both.float() - images).square().mean((2, 3, 4)).argmin(0)
-    return both[mirrored, torch.arange(len(recovered))]
 
 
 def applies(attack: str, scheme: str) -> bool:
@@ -217,8 +210,6 @@ def main() -> None:
                 recovered, more = ATTACKS[attack](Case(scheme, own, pictures))
                 seconds = time.perf_counter() - started
                 true = pictures[: len(recovered)]
-                if attack.startswith("jigsaw"):
-                    recovered = nearer(true, recovered)
                 row = {"attack": attack, "scheme": scheme, **more}
                 row |= {"SSIM": ssim(true, recovered), "PSNR": psnr(true, recovered)}
                 row["accuracy"] = recognised(recovered, labels)

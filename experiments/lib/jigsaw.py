@@ -12,7 +12,7 @@ systems against extended jigsaw puzzle solver attacks", IEICE 2018; the solver i
    all move along by whole rows and columns, if that costs less.
 
 What is found is known up to a symmetry and colour of the whole picture, which leave every cost
-unchanged; ``upright`` tells them by what public pictures look like.
+unchanged. A person sees which is right, but for the mirror image; ``nearest`` is told.
 
 Convention: a block is shown in one of eight symmetries ``g`` (``operators.blocks``) and one of
 ``K`` colours ``c``; its appearance is the number ``(block * 8 + g) * K + c``.
@@ -23,7 +23,6 @@ from itertools import permutations, product
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from torch.nn import functional as F
 
 from operators.blocks import SYMMETRIES, symmetry_table
 
@@ -33,7 +32,6 @@ EXTRAPOLATED = 0.5  # of the difference to the next pixel inwards: values on the
 STARTS = 4  # blocks from which the picture is grown in turn; the cheapest counts
 ROUNDS = 20  # of refinement, at most
 BORDER_IMAGES = 2000  # public pictures that tell how neighbours differ
-COARSE = 8  # pixels a side at which pictures are compared with public ones
 ROT, MIRROR = 1, 4  # a quarter turn counter-clockwise, left to right
 
 
@@ -94,18 +92,18 @@ class Puzzle:
     Args:
         images: scrambled ones that share a key, uint8 ``(N, 3, H, W)``.
         side: of a block.
-        public: what pictures look like.
+        white: what whitens the difference of two borders (``border_whitening``).
         colours: what the cipher may do to those of a block.
     """
 
     def __init__(
-        self, images: torch.Tensor, side: int, public: "Public", colours: tuple = UNCHANGED
+        self, images: torch.Tensor, side: int, white: torch.Tensor, colours: tuple = UNCHANGED
     ) -> None:
         self.grid = (images.shape[2] // side, images.shape[3] // side)
         self.side, self.colours = side, colours
         self.blocks = self.grid[0] * self.grid[1]
         self._relative = _as_seen_from(colours)
-        each = (self._differences(x, public.borders) for x in blocks_of(images.float(), side))
+        each = (self._differences(x, white) for x in blocks_of(images.float(), side))
         self._costs = sum(each).numpy()
 
     def _differences(self, blocks: torch.Tensor, white: torch.Tensor) -> torch.Tensor:
@@ -228,47 +226,40 @@ class Puzzle:
         return images_of(appearances[:, torch.from_numpy(layout.ravel())], self.grid[1])
 
 
-def coarse(images: torch.Tensor) -> torch.Tensor:
-    """Pixels of shrunken images, ``(N, 3*COARSE^2)``."""
-    return F.adaptive_avg_pool2d(images.float(), COARSE).flatten(1)
-
-
-class Public:
-    """What public pictures look like, as Gaussian distributions: of borders, and of whole pictures.
+def border_whitening(images: torch.Tensor, side: int) -> torch.Tensor:
+    """What whitens the difference of two borders of blocks, in all colours alike.
 
     Args:
-        images: uint8 ``(M, 3, H, W)``.
+        images: public ones, uint8 ``(M, 3, H, W)``, that tell how neighbours differ.
         side: of a block.
 
-    Attributes:
-        borders: what whitens the difference of two borders, in all colours alike,
-            ``(3*side, 3*side)``.
+    Returns:
+        ``(3*side, 3*side)``.
     """
-
-    def __init__(self, images: torch.Tensor, side: int) -> None:
-        x = coarse(images)
-        self._mean, self._white = x.mean(0), whitening(torch.cov(x.T))
-        images = images[:BORDER_IMAGES]
-        blocks = blocks_of(torch.cat([images, images.transpose(2, 3)]).float(), side)
-        grid = blocks.unflatten(1, (images.shape[2] // side, -1))  # (M, rows, columns, 3, N, N)
-        apart = border(grid.flip(-1))[:, :, :-1] - border(grid)[:, :, 1:]
-        covariance = torch.cov(apart.flatten(0, 2).T).view(3, side, 3, side)
-        covariance = covariance + covariance.flip(1, 3)
-        orders = [list(order) for _, order in ETC]
-        alike = torch.stack([covariance[o][:, :, o] for o in orders]).mean(0)
-        self.borders = whitening(alike.view(3 * side, 3 * side))
-
-    def upright(self, images: torch.Tensor, colours: tuple = UNCHANGED) -> torch.Tensor:
-        """Square images ``(N, 3, H, H)``, turned and coloured all alike, as is likeliest."""
-        every = shown(images, colours).flatten(1, 2).transpose(0, 1)  # (8*K, N, 3, H, H)
-        unlikely = [((coarse(x) - self._mean) @ self._white).square().sum() for x in every]
-        return every[int(torch.stack(unlikely).argmin())]
+    images = images[:BORDER_IMAGES]
+    blocks = blocks_of(torch.cat([images, images.transpose(2, 3)]).float(), side)
+    grid = blocks.unflatten(1, (images.shape[2] // side, -1))  # (M, rows, columns, 3, N, N)
+    apart = border(grid.flip(-1))[:, :, :-1] - border(grid)[:, :, 1:]
+    covariance = torch.cov(apart.flatten(0, 2).T).view(3, side, 3, side)
+    covariance = covariance + covariance.flip(1, 3)
+    orders = [list(order) for _, order in ETC]
+    alike = torch.stack([covariance[o][:, :, o] for o in orders]).mean(0)
+    return whitening(alike.view(3 * side, 3 * side))
 
 
 def whitening(covariance: torch.Tensor) -> torch.Tensor:
     """``W`` with ``W W^T`` the inverse of a covariance of grey levels, and of a little noise."""
     noisy = covariance.double() + torch.eye(len(covariance), dtype=torch.float64)
     return torch.linalg.cholesky(torch.linalg.inv(noisy)).float()
+
+
+def nearest(
+    assembled: torch.Tensor, images: torch.Tensor, colours: tuple = UNCHANGED
+) -> torch.Tensor:
+    """Assembled pictures ``(N, 3, H, H)``, each as a whole turned and coloured as its image is."""
+    every = shown(assembled, colours).flatten(1, 2)  # (N, 8*K, 3, H, H)
+    apart = (every.float() - images[:, None]).square().mean((2, 3, 4))
+    return every[torch.arange(len(every)), apart.argmin(1)]
 
 
 def right_pairs(

@@ -107,7 +107,7 @@ def gradient() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def public():
-    return {side: jigsaw.Public(clouds(300, SIZE, seed=7), side) for side in (4, 8)}
+    return {side: jigsaw.border_whitening(clouds(300, SIZE, seed=7), side) for side in (4, 8)}
 
 
 def test_jigsaw_puts_unrotated_blocks_of_a_gradient_together(public):
@@ -155,21 +155,12 @@ def test_costs_are_those_of_the_blocks_as_they_are_shown(public, colours):
         (1, 0): (lambda x: x.transpose(-1, -2), lambda x: x.transpose(-1, -2).flip(-1)),
     }.items():
         a, b = jigsaw.border(there(appearances)), jigsaw.border(here(appearances))
-        apart = torch.cdist(a @ public[4].borders, b @ public[4].borders) + 0.01
+        apart = torch.cdist(a @ public[4], b @ public[4]) + 0.01
         for block in range(4):
             apart[block * each : (block + 1) * each, block * each : (block + 1) * each] = torch.inf
         least = (apart[one].min() * apart.amin(0)).sqrt()
         expected = (apart[one] / least).numpy()
         np.testing.assert_allclose(puzzle.beside(one, lies), expected, rtol=1e-3)
-
-
-def test_public_pictures_tell_the_right_way_up(public):
-    light = torch.linspace(60, -60, 16)[:, None] + torch.linspace(0, 20, 16)
-    tint = torch.tensor([0.0, 20.0, 40.0])[:, None, None]
-    public = jigsaw.Public((clouds(300, SIZE) * 0.4 + 60 + light + tint).byte(), 4)
-    images = (clouds(20, SIZE, seed=4) * 0.4 + 60 + light + tint).byte()
-    for seen in (images.flip(2), images.rot90(1, (2, 3)), 255 - images[:, [2, 0, 1]]):
-        assert torch.equal(public.upright(seen, jigsaw.ETC), images)
 
 
 def test_right_pairs_forgive_what_is_done_to_the_whole_picture():
@@ -181,12 +172,14 @@ def test_right_pairs_forgive_what_is_done_to_the_whole_picture():
     assert jigsaw.right_pairs(swapped, picture, 8) == 0.5  # of two across and two down
 
 
-def test_the_mirror_image_of_a_picture_is_forgiven_and_nothing_else():
-    images = clouds(3, SIZE)
-    seen = torch.stack([images[0].flip(2), images[1], images[2].flip(1)])
-    scored = literature.nearer(images, seen)
-    assert torch.equal(scored[:2], images[:2])
-    assert not torch.equal(scored[2], images[2])
+def test_nearest_forgives_what_is_done_to_the_whole_picture_and_nothing_else():
+    images = clouds(4, SIZE)
+    swapped = torch.cat([images[3, :, :, 8:], images[3, :, :, :8]], 2)
+    seen = [images[0].flip(1), images[1].rot90(1, (1, 2)), 255 - images[2][[2, 0, 1]], swapped]
+    found = jigsaw.nearest(torch.stack(seen), images, jigsaw.ETC)
+    assert torch.equal(found[:3], images[:3]) and not torch.equal(found[3], images[3])
+    plain = jigsaw.nearest(torch.stack(seen[:3]), images[:3])
+    assert torch.equal(plain[:2], images[:2]) and not torch.equal(plain[2], images[2])
 
 
 def test_ciphertexts_under_other_keys_share_none():
