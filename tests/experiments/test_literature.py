@@ -13,6 +13,7 @@ import models
 from experiments.lib import ciphertexts, gan, itn, jigsaw, literature_table, schemes
 from experiments.lib.report import psnr, ssim
 from operators import BlockCipher, ImageScrambler
+from utils.inference.network import deploy, load
 from utils.runtime.errors import UserError
 
 SIZE = (16, 16)
@@ -239,6 +240,25 @@ def test_rows_are_kept_and_not_measured_again(run, monkeypatch):
     assert again["best"]["etc:4"]["attack"] == "FR" and "published" not in again["best"]
     with pytest.raises(UserError, match="other settings; give another -out_dir"):
         run("-test_images", "5", "-attack", "FR", "-scheme", "le")
+
+
+def test_accuracies_are_of_the_pictures_that_were_attacked(run, monkeypatch, tmp_path):
+    """Of five pictures two are put together, and the network is right on these alone."""
+    trained = load(tmp_path / "weights.pt", "cifar10")
+    plain = deploy("preresnet20", trained, torch.device("cpu"))
+    with torch.inference_mode():
+        answers = plain.net(plain.preprocess(clouds(5, (32, 32)))).argmax(1)
+    labels = (answers + torch.tensor([0, 0, 1, 1, 1])) % 10
+
+    def shuffled(args, split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return clouds(count, (32, 32)), labels
+
+    monkeypatch.setattr(schemes, "shuffled_images", shuffled)
+    monkeypatch.setattr(literature, "PUZZLES", 2)
+    words = ("-test_images", "5", "-scheme", "blocks:8", "-attack", "none", "jigsaw, one picture")
+    none, puzzle = run(*words)["rows"]
+    assert (none["images"], none["plain accuracy"]) == (5, 0.4)
+    assert (puzzle["images"], puzzle["plain accuracy"]) == (2, 1)
 
 
 def test_every_attack_gives_pictures(monkeypatch):
