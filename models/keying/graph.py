@@ -10,25 +10,34 @@ axis of ``2 * BATCH`` is known to hold the batch and two heads.
 """
 
 import copy
+import io
 import logging
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import signature
+from itertools import islice
+from keyword import iskeyword
 from math import prod
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.export.graph_signature import InputKind
+from torch.nn.modules.module import register_module_buffer_registration_hook
 from torch.utils import _pytree as pytree
 
 BATCH = 1_000_003
 VALUE, CALL, HEAD = "privdl_value", "privdl_call", "privdl_head"  # what nodes' meta holds
 INPUT = object()  # stands for the input of a module among the arguments of its operator
 HELPERS = "keying"  # submodule of a keyed network that holds what it did not have; no parameters
+# Names that the network made from a graph has itself.
+RESERVED = frozenset(
+    f"{HELPERS} modes image_shape image_key restore report restored output_keys first_map "
+    "key_training _functions _rekey _now".split()
+)
 aten = torch.ops.aten
 
 
@@ -49,6 +58,33 @@ class Value:
         """Bytes for each image, or altogether if the tensor has no batch."""
         count = prod(self.shape)
         return (count / BATCH if count % BATCH == 0 else count) * self.dtype.itemsize
+
+
+@contextmanager
+def named() -> Iterator[None]:
+    """Let whatever is raised be a ``KeyingError``."""
+    try:
+        yield
+    except KeyingError:
+        raise
+    except Exception as error:
+        raise KeyingError(f"forward: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def check_names(net: nn.Module) -> None:
+    """Refuse names that cannot be attributes of the network made of a graph.
+
+    Raises:
+        KeyingError: naming the first of them.
+    """
+    if isinstance(net, torch._dynamo.OptimizedModule):
+        raise KeyingError("forward: OptimizedModule: compile the keyed network, not the plain one")
+    for name in (*net._modules, *net._parameters, *net._buffers):
+        if name in RESERVED:
+            raise KeyingError(f"forward: a network with an attribute {name!r} cannot be keyed")
+    for name, _ in (*net.named_modules(), *net.named_parameters(), *net.named_buffers()):
+        for part in filter(iskeyword, name.split(".")):
+            raise KeyingError(f"{name}: {part!r} is a word of Python, not a name")
 
 
 @contextmanager
@@ -77,19 +113,29 @@ class _Flat(nn.Module):
 
 def flatten(output: object) -> tuple[list, object]:
     """The leaves of a network's output, and how ``unflatten`` puts them together again."""
-    if is_dataclass(output) and type(output) not in pytree.SUPPORTED_NODES:
-        parts = {field.name: getattr(output, field.name) for field in fields(output)}
-        leaves, spec = flatten(parts)
-        return leaves, (type(output), spec)
-    return pytree.tree_flatten(output)
+    tops, spec = pytree.tree_flatten(output)  # to which a dataclass is a leaf
+    leaves, kinds = [], []
+    for top in tops:
+        if is_dataclass(top) and not isinstance(top, type):
+            found, inner = flatten({field.name: getattr(top, field.name) for field in fields(top)})
+            kinds.append((type(top), inner, len(found)))
+        else:
+            found = [top]
+            kinds.append(None)
+        leaves += found
+    return leaves, (spec, kinds)
 
 
 def unflatten(leaves: list, spec: object) -> object:
     """The output whose leaves and spec ``flatten`` returned."""
-    if isinstance(spec, tuple):
-        kind, inner = spec
-        return kind(**unflatten(leaves, inner))
-    return pytree.tree_unflatten(leaves, spec)
+    (spec, kinds), rest, tops = spec, iter(leaves), []
+    for kind in kinds:
+        if kind is None:
+            tops.append(next(rest))
+        else:
+            make, inner, count = kind
+            tops.append(make(**unflatten(list(islice(rest, count)), inner)))
+    return pytree.tree_unflatten(tops, spec)
 
 
 @dataclass(frozen=True)
@@ -129,31 +175,45 @@ def export(net: nn.Module, image: Tensor, training: bool) -> Exported:
                     raise
                 program = _program(flat, image, strict=True)  # which understands len(x)
             if _writes_through_views(program.graph):
-                program = program.run_decompositions({})
+                program = program.run_decompositions({aten.copy.default: _copied_to})
     except Exception as error:  # whatever the network's code or the exporter raises
         raise KeyingError(f"{_place(error, net)}: {_reason(error)}") from error
     finally:
         del flat.net  # the exporter outlives its use, in a cycle, and would keep the weights
-    graph, constants = _Translation(program).graph_and_constants()
-    program.state_dict.clear()  # so does the program
-    leaves = _restore_modules(graph, net)
-    erase_unused(graph)
+    with named():
+        graph, constants = _Translation(program).graph_and_constants()
+        program.state_dict.clear()  # so does the program
+        leaves = _restore_modules(graph, net)
+        erase_unused(graph)
     return Exported(graph, flat.spec, constants, leaves)
 
 
 def _program(net: nn.Module, image: Tensor, strict: bool) -> torch.export.ExportedProgram:
-    return torch.export.export(net, (image,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=strict)
+    hook = register_module_buffer_registration_hook(_write)
+    try:
+        return torch.export.export(net, (image,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=strict)
+    finally:
+        hook.remove()
+
+
+def _write(module: nn.Module, name: str, value: Tensor | None) -> Tensor | None:
+    """Let what a network assigns to a buffer be written into it: the exporter drops the former."""
+    buffer = module._buffers.get(name)
+    if buffer is None or value is None or buffer is value:
+        return value
+    return buffer.copy_(value)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch from logging what goes wrong while it exports: the error raised says it."""
-    log = logging.getLogger("torch._subclasses.fake_tensor")
-    disabled, log.disabled = log.disabled, True
+    """Keep torch from showing what goes wrong while it exports: the error raised says it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
-        log.disabled = disabled
+        logging.disable(before)
 
 
 def _place(error: BaseException | None, net: nn.Module) -> str:
@@ -173,28 +233,45 @@ def _place(error: BaseException | None, net: nn.Module) -> str:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
+    text = str(error)
     if "specialized" in text or "L['x'].size()[0]" in text:
         return "it bakes in the size of the batch; write it for a batch of any size"
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
         return "its control flow depends on the values of pixels"
-    return text.splitlines()[0]
+    return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _writes_through_views(graph: fx.Graph) -> bool:
-    """Whether an operator writes into a part of a tensor, as ``x[:, 0] = 1`` does."""
-    return any(
-        mutates(node)
-        and isinstance(node.args[0], fx.Node)
-        and is_view(node.args[0])
-        and node.args[0].target is not aten.lift_fresh_copy.default
-        for node in graph.nodes
-    )
+    """Whether an operator writes into what is seen otherwise, too, as ``x[:, 0] = 1`` does."""
+    seen = set()
+    for node in graph.nodes:
+        if is_view(node) and node.target is not aten.lift_fresh_copy.default:
+            seen.update((node, node.args[0]))
+        elif mutates(node) and node.args[0] in seen:
+            return True
+    return False
+
+
+def _copied_to(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """What ``x.copy_(source)`` makes of ``x``, by operators that have a derivative."""
+    return source.to(x.device, x.dtype).expand_as(x).clone()
 
 
 def mutates(node: fx.Node) -> bool:
     """Whether a node writes into its first argument."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def written(node: fx.Node) -> fx.Node:
+    """The tensor that a node which mutates writes into, through earlier writes."""
+    x = node.args[0]
+    while mutates(x):
+        x = x.args[0]
+    return x
 
 
 def is_view(node: fx.Node) -> bool:
@@ -211,6 +288,7 @@ class _Translation:
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         self.program, self.graph, self.constants = program, fx.Graph(), {}
         self.sizes: dict[object, int] = {}
+        self.detached = 0  # how many blocks of torch.no_grad it is in
 
     def graph_and_constants(self) -> tuple[fx.Graph, dict]:
         inputs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
@@ -244,11 +322,15 @@ class _Translation:
                 return fx.node.map_arg(node.args, lambda n: nodes[n])
             if node.op == "get_attr":
                 nodes[node] = getattr(owner, node.target)  # the body of a block, such as no_grad
+            elif node.target is aten.view_as.default and node.args[0] is node.args[1]:
+                nodes[node] = nodes[node.args[0]]  # marks where backward hooks are called
             elif node.op == "call_function" and "_assert" not in str(node.target):
                 body = next((a for a in node.args if self._is_body(a)), None)
                 if body is None:
                     copied = self.graph.node_copy(node, lambda n: nodes[n])
                     nodes[node] = self._describe(copied, node)
+                    if self.detached and mutates(copied):
+                        self._detach_operands(copied)
                 else:
                     nodes[node] = self._inline(node, nodes[body], nodes)
         raise AssertionError("a graph has an output")
@@ -258,28 +340,42 @@ class _Translation:
         return isinstance(argument, fx.Node) and argument.op == "get_attr"
 
     def _inline(self, node: fx.Node, body: fx.GraphModule, nodes: dict) -> object:
-        """The body of ``torch.no_grad`` or ``torch.autocast``, in the place of its call."""
+        """The body of ``torch.no_grad`` or a disabled autocast, in the place of its call."""
+        if "autocast" in str(node.target) and node.args[2]:
+            _fail(node, "computes under autocast; call the whole network under it instead")
         at = next(i for i, a in enumerate(node.args) if self._is_body(a))
         given = [nodes[a] if isinstance(a, fx.Node) else a for a in node.args[at + 1 :]]
         inside = dict(zip(body.graph.find_nodes(op="placeholder"), given, strict=True))
+        no_grad = "set_grad_enabled" in str(node.target) and node.args[0] is False
+        self.detached += no_grad
         (results,) = self._copy(body.graph, body, inside)
-        if "set_grad_enabled" in str(node.target) and node.args[0] is False:
+        self.detached -= no_grad
+        if no_grad:
             detached = [self.graph.call_function(aten.detach.default, (r,)) for r in results]
             for new, old in zip(detached, results, strict=True):
                 new.meta.update(old.meta)
             results = detached
         return results
 
+    def _detach_operands(self, node: fx.Node) -> None:
+        """Let an operator write its result where gradients are off, as ``out=`` needs it."""
+        for x in node.all_input_nodes:
+            if _is_tensor(x) and x.op != "get_attr":
+                with self.graph.inserting_before(node):
+                    new = self.graph.call_function(aten.detach.default, (x,))
+                new.meta.update(x.meta)
+                node.replace_input_with(x, new)
+
     def _describe(self, new: fx.Node, old: fx.Node) -> fx.Node:
         if new.target is operator.getitem and not isinstance(new.args[0], fx.Node):
             values, index = new.args  # of an inlined block
             self.graph.erase_node(new)
             return values[index]
-        stack = old.meta.get("nn_module_stack") or {}
-        calls = [(key, path) for key, (path, _) in stack.items() if not path.startswith("_empty")]
-        calls = [(key, path.removeprefix("net").lstrip(".")) for key, path in calls]
-        value = pytree.tree_map(self._value, old.meta.get("val"))
-        new.meta = {VALUE: value, CALL: calls}
+        new.meta = {CALL: _calls(old)}
+        try:
+            new.meta[VALUE] = pytree.tree_map(self._value, old.meta.get("val"))
+        except _DependsOnDataError:
+            _fail(old, "the size of its result depends on data")
         return new
 
     def _value(self, value: object) -> object:
@@ -292,8 +388,30 @@ class _Translation:
             return size
         expression = size.node.expr
         if expression not in self.sizes:
+            if expression.free_symbols != {self.symbol}:
+                raise _DependsOnDataError
             self.sizes[expression] = int(expression.xreplace({self.symbol: _as_number(BATCH)}))
         return self.sizes[expression]
+
+
+def _calls(node: fx.Node) -> list[tuple[str, str]]:
+    """The calls of modules that an exported node belongs to, the outermost first, with their paths.
+
+    None for what the exporter adds itself, to keep what was assigned to a buffer.
+    """
+    stack = (node.meta.get("nn_module_stack") or {}) if "val" in node.meta else {}
+    calls = [(key, path) for key, (path, _) in stack.items() if not path.startswith("_empty")]
+    return [(key, path.removeprefix("net").lstrip(".")) for key, path in calls]
+
+
+def _fail(node: fx.Node, reason: str) -> None:
+    calls = _calls(node)
+    name = str(node.target).removeprefix("aten.").partition(".")[0]
+    raise KeyingError(f"{(calls[-1][1] if calls else '') or 'forward'}: {name}: {reason}")
+
+
+class _DependsOnDataError(Exception):
+    """A size that is known only when the network runs."""
 
 
 def _as_number(value: int) -> object:
@@ -311,6 +429,7 @@ def _restore_modules(graph: fx.Graph, net: nn.Module) -> list[str]:
     leaves: dict[str, None] = {}
     inside: dict[str, list[fx.Node]] = defaultdict(list)  # call -> nodes of its own
     parents: set[str] = set()
+    replaced: set[fx.Node] = set()
     for node in graph.nodes:
         calls = node.meta.get(CALL)
         if node.op == "call_function" and calls:
@@ -342,9 +461,10 @@ def _restore_modules(graph: fx.Graph, net: nn.Module) -> list[str]:
         )
         call.meta = {**result.meta, HEAD: (head.target, *arguments)}
         result.replace_all_uses_with(call)
-        for node in reversed(nodes):
-            if not node.users:
-                graph.erase_node(node)
+        replaced.update(nodes)
+    for node in reversed(graph.nodes):
+        if node in replaced and not node.users:
+            graph.erase_node(node)
     return list(leaves)
 
 
@@ -367,7 +487,7 @@ def _is_bookkeeping(node: fx.Node, path: str) -> bool:
     value = node.meta.get(VALUE)
     if not isinstance(value, (Value, tuple, list)):
         return True
-    return mutates(node) and _belongs(node.args[0], path)
+    return mutates(node) and _belongs(written(node), path)
 
 
 def _takes_one_tensor(module: nn.Module) -> bool:
@@ -375,6 +495,12 @@ def _takes_one_tensor(module: nn.Module) -> bool:
     if type(module).__module__.startswith("torch.nn."):
         return True
     return len(signature(module.forward).parameters) == 1
+
+
+def lowest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    """The coarsest of the floating-point ones; float64 if there is none."""
+    floating = (d for d in dtypes if d.is_floating_point)
+    return max(floating, key=lambda d: torch.finfo(d).eps, default=torch.float64)
 
 
 def erase_unused(graph: fx.Graph) -> None:
@@ -390,6 +516,10 @@ def copied(net: nn.Module, convert: Callable[[Tensor], Tensor] = lambda t: t) ->
     tensors = {}
     for t in (*net.parameters(), *net.buffers()):
         new = convert(t)
-        again = isinstance(t, nn.Parameter) and new is not t
+        again = isinstance(t, nn.Parameter) and not isinstance(new, nn.Parameter)
         tensors[id(t)] = nn.Parameter(new, t.requires_grad) if again else new
+    for module in net.modules():  # what was computed from parameters, as pruning does, too
+        for t in vars(module).values():
+            if isinstance(t, Tensor) and not t.is_leaf:
+                tensors[id(t)] = convert(t.detach())
     return copy.deepcopy(net, tensors)

@@ -13,9 +13,20 @@ to the next is scrambled, unless a flattening or a global pooling has made featu
 import copy
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, fx, nn
 
-from models.keying.graph import HELPERS, VALUE, Exported, KeyingError, Value, copied
+from models.keying.graph import (
+    HELPERS,
+    VALUE,
+    Exported,
+    KeyingError,
+    Value,
+    copied,
+    mutates,
+    named,
+    written,
+)
 from models.keying.layout import NATURAL, Layout, MapKey, Run, atoms, span
 from models.keying.network import KeyedNetwork, Mode, Program
 from models.keying.plan import LAYOUT, RULE, Plan, Shared
@@ -92,15 +103,14 @@ def planned(
         stream: where keys are drawn from.
         output: whose keys for outputs the maps come back under; None for natural order.
     """
-    work = copy.deepcopy(net)
-    if hasattr(work, HELPERS):
-        raise KeyingError(f"forward: a network with an attribute {HELPERS!r} cannot be keyed")
-    plain = copied(work)
-    work.add_module(HELPERS, nn.Module().train(net.training))
-    image, exported = trace_at(plain, image_size, in_channels)
-    planner = Planner(plain, image, shared, stream, output)
-    mode, image_key = planner.key(work, exported), shared.image_key.value.to(image.device)
-    return KeyedNetwork(work, {False: mode}, tuple(image.shape[1:]), image_key, planner.rekey)
+    with named(), torch.inference_mode(False), torch.enable_grad():
+        work = copied(net, copy.deepcopy)
+        plain = copied(work)
+        image, exported = trace_at(plain, image_size, in_channels)
+        work.add_module(HELPERS, nn.Module().train(net.training))
+        planner = Planner(plain, image, shared, stream, output)
+        mode, image_key = planner.key(work, exported), shared.image_key.value.to(image.device)
+        return KeyedNetwork(work, {False: mode}, tuple(image.shape[1:]), image_key, planner.rekey)
 
 
 @dataclass
@@ -127,7 +137,8 @@ class Planner:
             module._buffers.update((n, there._buffers[n]) for n in module._buffers)
         like = next((p for p in keyed.parameters() if p.is_floating_point()), self.image)
         self.image = self.image.to(like.device, like.dtype)
-        return self.key(keyed, trace(self.plain, self.image, training=True))
+        with named(), torch.inference_mode(False), torch.enable_grad():
+            return self.key(keyed, trace(self.plain, self.image, training=True))
 
     def key(self, net: nn.Module, exported: Exported) -> Mode:
         """Plan a network in one mode, and rewrite ``net``."""
@@ -144,7 +155,8 @@ class Planner:
         shared.known = {name: key.value for name, key in plan.places.items()} | shared.known
         plain, seen = Program.of(graph, spec), rows(plan)
         layers = carry_out(plan, helpers)
-        called = {node.target for node in graph.nodes}
+        called = {node.target for node in graph.find_nodes(op="call_module")}
+        shared.unkeyed |= called - shared.layers.keys()
         lost = tuple(name for name in exported.leaves if name not in called)
         report = Report(tuple(seen), lost)
         return Mode(Program.of(graph, spec), plain, output_keys, report, layers, plan.first_map)
@@ -181,6 +193,8 @@ def layout_after(plan: Plan, node: fx.Node) -> object:
     seen = any(any(x.meta.get(LAYOUT, NATURAL)) for x in node.all_input_nodes)
     if not seen and (rule not in SOURCES or not any(map(plan.has_batch, plan.tensors(node)))):
         return (NATURAL,) * len(value) if several else NATURAL
+    if mutates(node) and written(node).op == "get_attr":
+        return kept(plan, node)
     if rule is not None:
         node.meta[RULE] = rule.__name__
         try:
@@ -198,6 +212,15 @@ def layout_after(plan: Plan, node: fx.Node) -> object:
     node.meta[RULE] = RESTORED
     layout = restored(plan, node)
     return (NATURAL,) * len(value) if several else layout
+
+
+def kept(plan: Plan, node: fx.Node) -> Layout:
+    """What is written into a buffer of the network is in natural order there."""
+    node.meta[RULE] = "kept"
+    for x in plan.tensors(node):
+        plan.restore(node, x)
+    plan.lost.add(node)
+    return NATURAL
 
 
 def restored(plan: Plan, node: fx.Node) -> Layout:

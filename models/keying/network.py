@@ -8,8 +8,9 @@ from operator import attrgetter
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
-from models.keying.graph import unflatten
+from models.keying.graph import lowest, unflatten
 from models.keying.layout import MapKey
 from models.keying.report import Report
 
@@ -59,9 +60,9 @@ class Program:
 
     @property
     def precision(self) -> torch.dtype:
-        """The lowest that it computes with: float32 where it says so, as ``x.float()`` does."""
-        fixed = any(torch.float32 in args for _, _, _, args, _ in self.instructions)
-        return torch.float32 if fixed else torch.float64
+        """The coarsest that it asks for itself, as ``x.float()`` does, or float64."""
+        given = pytree.tree_leaves([arguments for _, _, _, *arguments in self.instructions])
+        return lowest([a for a in given if isinstance(a, torch.dtype)])
 
     def function(self) -> Callable:
         """A function of a module and its input that returns the list of results."""
@@ -128,11 +129,8 @@ class GraphNetwork(nn.Module):
         return self.training if self.training in self.modes else not self.training
 
     def forward(self, x: Tensor) -> object:
-        spec = self.modes[self._now].program.spec
         leaves = self._functions[self._now](self, x)
-        if not isinstance(spec, tuple) and spec.is_leaf():
-            return leaves[0]
-        return unflatten(leaves, spec)
+        return unflatten(leaves, self.modes[self._now].program.spec)
 
 
 class KeyedNetwork(GraphNetwork):

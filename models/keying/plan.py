@@ -70,6 +70,7 @@ class Shared:
         keys: all that were made.
         known: those that are drawn already, by their places in a plan.
         layers: keys of input and output of the layers that are keyed already, by their names.
+        unkeyed: names of the modules that are called as they are.
     """
 
     image_key: MapKey
@@ -79,6 +80,7 @@ class Shared:
     keys: list[MapKey] = field(default_factory=list)
     known: dict[str, Tensor] = field(default_factory=dict)
     layers: dict[str, tuple[MapKey, MapKey]] = field(default_factory=dict)
+    unkeyed: set[str] = field(default_factory=set)
 
 
 class Plan:

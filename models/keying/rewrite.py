@@ -155,9 +155,13 @@ def _add(helpers: nn.Module, name: str, module: nn.Module) -> str:
 
 def _replace(plan: Plan, helpers: nn.Module, edit: Replacement, seats: dict) -> str:
     node = edit.node
-    layer = edit.build(edit.in_key.value, edit.out_key.value)
+    try:
+        layer = edit.build(edit.in_key.value, edit.out_key.value)
+    except ValueError as error:
+        plan.fail(node, str(error))
     layer.to(node.meta[VALUE].device)
-    if node.op == "call_module" and plan.calls[node.target] == 1:
+    free = plan.calls[node.target] == 1 and node.target not in plan.shared.unkeyed
+    if node.op == "call_module" and free:
         old = plan.net.get_submodule(node.target)
         layer.train(old.training)
         for name, value in vars(old).items():

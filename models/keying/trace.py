@@ -4,11 +4,14 @@ An exported graph has them as constants: ``torch.zeros(..., dtype=x.dtype)`` bec
 CPU. Exported again in float64 on the ``meta`` device, the network tells which of them follow.
 """
 
+from contextlib import suppress
+from functools import partial
+
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from models.keying.graph import Exported, KeyingError, copied, export
+from models.keying.graph import Exported, KeyingError, check_names, copied, export
 
 
 def trace(net: nn.Module, image: Tensor, training: bool) -> Exported:
@@ -37,6 +40,7 @@ def trace_at(
     Raises:
         KeyingError: with the exporter's reason.
     """
+    check_names(net)
     if in_channels is None:
         convolution = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
         channels = {getattr(convolution, "in_channels", 3): None, 3: None}
@@ -58,12 +62,13 @@ def _follow_input(graph: fx.Graph, net: nn.Module, image: Tensor, training: bool
     fixed = [node for node in graph.nodes if _mentions(node)]
     if not fixed or image.dtype == torch.float64:
         return
-    elsewhere = copied(net, _elsewhere)
-    try:
-        other = export(elsewhere, _elsewhere(image), training).graph
-    except KeyingError:
-        return  # something of it is fixed
-    if [_kind(node) for node in graph.nodes] != [_kind(node) for node in other.nodes]:
+    for device in ("meta", image.device):  # what the network fixes may be one of the two
+        convert = partial(_elsewhere, device=device)
+        with suppress(KeyingError):
+            other = export(copied(net, convert), convert(image), training).graph
+            if [_kind(node) for node in graph.nodes] == [_kind(node) for node in other.nodes]:
+                break
+    else:
         return
     (x,) = graph.find_nodes(op="placeholder")
     twins = dict(zip(graph.nodes, other.nodes, strict=True))
@@ -97,6 +102,6 @@ def _kind(node: fx.Node) -> tuple:
     return node.op, node.target, len(node.args), tuple(node.kwargs)
 
 
-def _elsewhere(t: Tensor) -> Tensor:
+def _elsewhere(t: Tensor, device: object) -> Tensor:
     dtype = torch.float64 if t.is_floating_point() else t.dtype
-    return torch.empty_like(t, device="meta", dtype=dtype, requires_grad=False)
+    return torch.empty_like(t, device=device, dtype=dtype, requires_grad=False)

@@ -10,12 +10,17 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from models.keying.graph import KeyingError, copied, flatten
+from models.keying.graph import KeyingError, copied, flatten, lowest
 
 # Of the largest difference between the outputs of two images, and of the largest output: what
 # rounding may do to a deep network.
-TOLERANCE = {torch.float64: (1e-6, 1e-11), torch.float32: (1e-3, 1e-5)}
-VISIBLE = 0.1  # what float32 may do at most, of the former: a wrong key changes about all of it
+TOLERANCE = {
+    torch.float64: (1e-6, 1e-11),
+    torch.float32: (1e-3, 1e-5),
+    torch.float16: (2e-2, 1e-2),
+    torch.bfloat16: (5e-2, 5e-2),
+}
+VISIBLE = 0.1  # what the others may do at most, of the former: a wrong key changes about all of it
 
 
 def compare(
@@ -42,19 +47,23 @@ def compare(
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, *image_shape, generator=generator)
+    own = [p.dtype for p in plain.parameters() if p.is_floating_point()]
 
-    def check(computed: torch.dtype, promised: torch.dtype) -> None:
+    def check(computed: torch.dtype, promised: torch.dtype, converted: bool = True) -> None:
         given = images.to(computed)
-        found = restore(evaluate(other, *send(given)))
-        _check_equal(evaluate(plain, given), found, promised)
+        found = restore(evaluate(other, *send(given), converted=converted))
+        _check_equal(evaluate(plain, given, converted=converted), found, promised)
 
     with suppress(RuntimeError, KeyingError):
         return check(torch.float32, torch.float64)
     if precision == torch.float64:
         with suppress(RuntimeError):  # some constant of the network is float32
             return check(torch.float64, torch.float64)
+        precision = torch.float32
     try:
-        check(torch.float32, torch.float32)
+        if len(set(own)) > 1:  # it says itself where it computes in which
+            return check(own[0], lowest(own), converted=False)
+        check(torch.float32, precision)
     except RuntimeError as error:
         raise KeyingError(f"forward: the keyed network fails: {error}") from error
 
@@ -74,7 +83,7 @@ def _check_equal(expected: list, found: list, precision: torch.dtype) -> None:
         varies = (a[0] - a[-1]).abs().max().item() if a.dim() and a.numel() else 0.0
         largest = a.abs().max().item() if a.numel() else 0.0
         rounding *= largest
-        if precision == torch.float32:
+        if precision != torch.float64:
             rounding = min(rounding, VISIBLE * varies)
         allowed = max(tolerance * varies, rounding)
         if not torch.allclose(a, b, rtol=0.0, atol=allowed, equal_nan=True):
@@ -85,13 +94,15 @@ def _check_equal(expected: list, found: list, precision: torch.dtype) -> None:
             )
 
 
-def evaluate(net: nn.Module, *inputs: object) -> list:
-    """Leaves of the output of ``net`` in eval mode on the CPU, in the dtype of its input."""
+def evaluate(net: nn.Module, *inputs: object, converted: bool = True) -> list:
+    """Leaves of the output of ``net`` in eval mode on the CPU, converted to its input's dtype."""
     dtype = inputs[0].dtype
 
     def convert(t: Tensor) -> Tensor:
-        return t.detach().to("cpu", dtype if t.is_floating_point() else t.dtype)
+        kind = dtype if converted and t.is_floating_point() else t.dtype
+        return t.detach().to("cpu", kind, copy=not isinstance(t, nn.Parameter))  # it writes buffers
 
     # Not functional_call, which leaves a module with two names changed.
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(0)  # for a network that draws numbers
         return flatten(copied(net, convert).eval()(*inputs))[0]

@@ -41,6 +41,13 @@ class Fails(nn.Module):
 
 def fails(num_classes):
     return nn.Sequential(nn.Conv2d(3, 4, 3), Fails())
+
+class Chooses(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+def chooses(num_classes):
+    return nn.Sequential(make(num_classes), Chooses())
 """
 
 
@@ -102,6 +109,7 @@ def test_it_classifies_and_is_exported_under_its_key(own, script, launch, pictur
         ("small.py:pair", "small.py:pair returns a tuple; expected logits"),
         ("small.py:fails", "small.py:fails cannot take 32x32 images ('pixels')"),
         ("small.py:fails_permuted", "cannot be built for 32x32 images (1: Fails: cannot be export"),
+        ("small.py:chooses_permuted", "(1: Chooses: cannot be exported: its control flow depends"),
         ("small.py:Fails", "small.py:Fails raises TypeError"),
     ],
 )
@@ -113,6 +121,36 @@ def test_what_is_no_such_network_is_one_line(
     files = ("-data_dir", tree, "-checkpoint_dir", tmp_path / "c", "-log_dir", tmp_path / "l")
     done = script("train_cifar10.py", "-net", net, *keyed, "-save_weights", *files, *TINY)
     assert done.status == 2 and len(done.err.splitlines()) == 1 and message in done.err, done.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["test_cifar10.py", "inference.py", "../keying/export.py"])
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        ("none.py:make", "none.py: no such file"),
+        ("small.py:wider_permuted", "small.py:wider_permuted gives logits of shape (1, 11)"),
+        ("small.py:fails", "small.py:fails cannot take 32x32 images ('pixels')"),
+        ("small.py:Fails_permuted", "small.py:Fails raises TypeError"),
+        ("small.py:chooses_permuted", "its control flow depends on the values of pixels"),
+        ("torchvision:resnet19", "torchvision has no network 'resnet19'"),
+        ("timm:no_such_net", "timm"),
+    ],
+)
+def test_other_scripts_refuse_it_as_training_does(
+    own, script, refused, tree, picture, tmp_path, monkeypatch, name, net, message
+):
+    monkeypatch.chdir(own / "nets")
+    key = ("-seed", SEED) if net.endswith("_permuted") else ()
+    if key and name != "../keying/export.py":
+        key = ("-permute", *key)
+    files = {
+        "test_cifar10.py": ("-data_dir", tree),
+        "inference.py": ("-image", picture, "-out_dir", tmp_path),
+        "../keying/export.py": ("-out", tmp_path / "net.pt2"),
+    }
+    weights = ("-weights", next(own.rglob("last.pt")))
+    assert message in refused(script(name, "-net", net, *key, *weights, *files[name]))
     assert not list(tmp_path.iterdir())
 
 

@@ -103,44 +103,53 @@ def replaced(plan: Plan, node: fx.Node, x: fx.Node, build) -> Layout:
 
 @rule(aten.conv2d, source=True)
 def conv2d(
-    plan: Plan, node: fx.Node, x: fx.Node, weight, bias=None, stride=1, padding=0, dilation=1, *_
+    plan: Plan,
+    node: fx.Node,
+    x: fx.Node,
+    weight: fx.Node,
+    bias: fx.Node | None = None,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups: int = 1,
 ) -> Layout:
     """``(N, C, H, W)`` -> ``(N, C', H', W')``."""
-    conv = plan.module(node)
     if node.target in plan.shared.layers:
         return replaced(plan, node, x, None)
-    if not _is_its_own(plan, node, conv) or isinstance(padding, str):
-        padding = None if conv is None else even_padding(conv)
-        if padding is None or not _is_its_own(plan, node, conv):
-            return resample(plan, node, x)
+    out_channels, channels, *kernel = plan.shape(weight)
+    padding = even_padding(padding, kernel, pair(dilation))
+    conv = plan.module(node)
+    if padding is None or not _is_its_own(plan, node, conv, weight, bias):
+        return resample(plan, node, x)
 
     def build(**keys) -> KeyedConv2d:
-        geometry = (conv.kernel_size, conv.stride, pair(padding), conv.dilation, conv.groups)
+        geometry = (tuple(kernel), pair(stride), padding, pair(dilation), groups)
         keyed = KeyedConv2d(
-            conv.in_channels, conv.out_channels, *geometry, conv.bias is not None,
-            device="meta", **keys,
-        )  # fmt: skip
+            channels * groups, out_channels, *geometry, bias is not None, device="meta", **keys
+        )
         keyed.weight, keyed.bias = conv.weight, conv.bias
         return keyed
 
     return replaced(plan, node, x, build)
 
 
-def _is_its_own(plan: Plan, node: fx.Node, conv: nn.Module | None) -> bool:
+def _is_its_own(plan: Plan, node: fx.Node, conv: nn.Module | None, *weights: object) -> bool:
     """Whether a convolution can be replaced: a plain layer with plain weights, called once."""
     if not isinstance(conv, nn.Conv2d) or plan.calls[node.target] > 1:
         return False
-    return conv.padding_mode == "zeros" and isinstance(conv._parameters.get("weight"), nn.Parameter)
+    given = [getattr(w, "target", None) for w in weights]
+    own = [f"{node.target}.{name}" for name, _ in (*conv.named_parameters(), *conv.named_buffers())]
+    return list(filter(None, given)) == own and node.target not in plan.shared.unkeyed
 
 
-def even_padding(conv: nn.Conv2d) -> tuple[int, int] | None:
+def even_padding(padding: object, kernel: list, dilation: tuple) -> tuple[int, int] | None:
     """The padding of a convolution as ``(y, x)``, or None if it differs between two sides."""
-    if conv.padding == "valid":
+    if padding == "valid":
         return (0, 0)
-    if conv.padding == "same":
-        total = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return None if any(n % 2 for n in total) else (total[0] // 2, total[1] // 2)
-    return conv.padding
+    return pair(padding)
 
 
 @rule(aten.max_pool2d, source=True)

@@ -155,7 +155,7 @@ def test_a_mask_that_cannot_be_used_is_named(tree, mask, message):
 def test_a_data_set_that_nothing_downloads_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.data.segmentation.DEFAULT_DATA_DIR", tmp_path / "data")
     monkeypatch.setattr("utils.data.datasets.DEFAULT_DATA_DIR", tmp_path / "data")
-    with pytest.raises(UserError, match=r"^camvid: no test/images/ in .*/data; give .* with -data_dir$"):
+    with pytest.raises(UserError, match=r"^camvid: no test/images/ in .*/data; give .* -data_dir$"):
         load_masks("camvid", "test")
 
 
