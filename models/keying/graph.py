@@ -342,7 +342,9 @@ class _Translation:
     def _inline(self, node: fx.Node, body: fx.GraphModule, nodes: dict) -> object:
         """The body of ``torch.no_grad`` or a disabled autocast, in the place of its call."""
         if "autocast" in str(node.target) and node.args[2]:
-            _fail(node, "computes under autocast; call the whole network under it instead")
+            reason = "it computes under autocast; call the whole network under it instead"
+            node.meta[CALL] = _calls(node)
+            raise KeyingError(f"{where(node)}: autocast: {reason}")
         at = next(i for i, a in enumerate(node.args) if self._is_body(a))
         given = [nodes[a] if isinstance(a, fx.Node) else a for a in node.args[at + 1 :]]
         inside = dict(zip(body.graph.find_nodes(op="placeholder"), given, strict=True))
@@ -374,8 +376,9 @@ class _Translation:
         new.meta = {CALL: _calls(old)}
         try:
             new.meta[VALUE] = pytree.tree_map(self._value, old.meta.get("val"))
-        except _DependsOnDataError:
-            _fail(old, "the size of its result depends on data")
+        except _DependsOnDataError as error:
+            reason = "the size of its result depends on data"
+            raise KeyingError(f"{where(new)}: {what(new)}: {reason}") from error
         return new
 
     def _value(self, value: object) -> object:
@@ -390,7 +393,7 @@ class _Translation:
         if expression not in self.sizes:
             if expression.free_symbols != {self.symbol}:
                 raise _DependsOnDataError
-            self.sizes[expression] = int(expression.xreplace({self.symbol: _as_number(BATCH)}))
+            self.sizes[expression] = int(expression.subs(self.symbol, BATCH))
         return self.sizes[expression]
 
 
@@ -404,20 +407,23 @@ def _calls(node: fx.Node) -> list[tuple[str, str]]:
     return [(key, path.removeprefix("net").lstrip(".")) for key, path in calls]
 
 
-def _fail(node: fx.Node, reason: str) -> None:
-    calls = _calls(node)
-    name = str(node.target).removeprefix("aten.").partition(".")[0]
-    raise KeyingError(f"{(calls[-1][1] if calls else '') or 'forward'}: {name}: {reason}")
+def where(node: fx.Node) -> str:
+    """Path of the module that a node belongs to."""
+    if node.op == "call_module":
+        return str(node.target)
+    calls = node.meta.get(CALL)
+    return (calls[-1][1] if calls else "") or "forward"
+
+
+def what(node: fx.Node, module: nn.Module | None = None) -> str:
+    """Name of the operation of a node."""
+    if module is not None:
+        return type(module).__name__
+    return str(node.target).rpartition(".")[0].rpartition(".")[2] or str(node.target)
 
 
 class _DependsOnDataError(Exception):
     """A size that is known only when the network runs."""
-
-
-def _as_number(value: int) -> object:
-    import sympy  # what torch's sizes are made of
-
-    return sympy.Integer(value)
 
 
 def _restore_modules(graph: fx.Graph, net: nn.Module) -> list[str]:

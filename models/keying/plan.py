@@ -20,7 +20,7 @@ from math import prod
 
 from torch import Tensor, fx, nn
 
-from models.keying.graph import BATCH, CALL, HEAD, INPUT, VALUE, KeyingError, Value
+from models.keying.graph import BATCH, HEAD, INPUT, VALUE, KeyingError, Value, what, where
 from models.keying.layout import NATURAL, Layout, MapKey, Run, Shape, span
 
 LAYOUT, RULE = "privdl_layout", "privdl_rule"
@@ -199,18 +199,3 @@ class Plan:
                 natural = MapKey.natural(run.key.positions)
                 self.edits.append(Reordering(result, None, natural, run.key, run.outer))
         return layout
-
-
-def where(node: fx.Node) -> str:
-    """Path of the module that a node belongs to."""
-    if node.op == "call_module":
-        return str(node.target)
-    calls = node.meta.get(CALL)
-    return (calls[-1][1] if calls else "") or "forward"
-
-
-def what(node: fx.Node, module: nn.Module | None) -> str:
-    """Name of the operation of a node."""
-    if module is not None:
-        return type(module).__name__
-    return str(node.target).removeprefix("aten.").partition(".")[0]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from models.keying.graph import VALUE, Value
-from models.keying.plan import LAYOUT, RULE, Plan, what, where
+from models.keying.graph import VALUE, Value, what, where
+from models.keying.plan import LAYOUT, RULE, Plan
 
 SCRAMBLED, NATURAL, FEATURES = "scrambled", "natural", "features"
 RESTORED = "restored"  # in place of a rule's name

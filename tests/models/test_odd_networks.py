@@ -210,11 +210,11 @@ REFUSED = {
     ),
     "detections": (
         lambda: Net(lambda n, x: nms(x[0, 0, :, :4], x[0, 0, :, 4], 0.5)),
-        "the size of its result depends on data",
+        "forward: nms: the size of its result depends on data",
     ),
     "autocast": (
         lambda: Net(lambda n, x: torch.autocast("cpu", torch.bfloat16)(n.a)(x), a=conv()),
-        "autocast: computes under autocast; call the whole network under it",
+        "forward: autocast: it computes under autocast; call the whole network under it",
     ),
     "compiled": (compiled, "OptimizedModule: compile the keyed network"),
     "a Python word": (lambda: with_names(**{"in": conv()}), "^in: 'in' is a word of Python"),
