@@ -5,6 +5,7 @@ import gc
 import os
 import subprocess
 import sys
+import textwrap
 import weakref
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import KeyingError, key_network
-from operators import ImageScrambler, KeyedConv2d
+from models import KeyingError, key_network, keying
+from operators import ImageScrambler, KeyedConv2d, KeyedMaxPool2d
 
 SIZE = (8, 12)
 
@@ -287,6 +288,25 @@ def test_every_rule_says_what_it_makes_of_which_shape():
     for rule in RULES.values():
         first = rule.__doc__.splitlines()[0]
         assert "(" in first and "->" in first, rule
+
+
+def test_the_worked_example_says_what_happens():
+    text = keying.__doc__.partition(":\n\n")[2]
+    code, _, rest = text.partition("\n\n**Exporting**")
+    names = {"nn": nn, "F": F, "torch": torch}
+    exec(textwrap.dedent(code), names)
+    net, scrambler = names["Small"]().eval(), ImageScrambler(SIZE, seed=0)
+    keyed, x = key_network(net, scrambler), torch.rand(2, 3, *SIZE)
+    torch.testing.assert_close(keyed(scrambler(x)), net(x))
+    table = [line.split()[0] for line in rest.splitlines() if "(N, " in line and line[:4] == "    "]
+    rows = [(row.operator, row.module, row.result) for row in keyed.report().rows]
+    assert ["x", *(m if m != "forward" else name for name, m, _ in rows)] == table
+    results = [result for *_, result in rows]
+    assert results == ["scrambled"] * 5 + ["features"] * 2
+    assert torch.equal(keyed.conv.out_key, scrambler.key)  # k1 is fixed to k0
+    pool = next(m for m in keyed.keying.modules() if isinstance(m, KeyedMaxPool2d))
+    assert torch.equal(pool.in_key, scrambler.key)
+    assert torch.equal(pool.out_key, scrambler.layer_keys().draw(24))  # k2 is the first drawn
 
 
 def test_features_between_layers_are_scrambled_by_their_own_keys():

@@ -113,6 +113,10 @@ def test_both_folds(nets):
     assert left[1] < left[0] or left == [0, 0]
 
 
+def test_all_of_it_stays_scrambled(nets):
+    assert nets[1].report().share == 1 and not nets[1].report().restored
+
+
 def test_whitening_initialisation(nets):
     plain, keyed = (copy.deepcopy(net) for net in nets)
     for net in (plain, keyed):

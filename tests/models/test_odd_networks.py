@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
-from torchvision.ops import nms
+from torchvision.ops import StochasticDepth, nms
 
 from models import KeyingError, key_network
 from models.fold import fold_batch_norm, fold_keys
@@ -152,6 +152,9 @@ EXACT = {
     "a mean map assigned": running(lambda net, x: setattr(net, "mean", 0.9 * net.mean + x)),
     "histogram": lambda: Net(histogram),
     "random in both modes": lambda: Net(lambda n, x: n.a(F.dropout(x, 0.4)).flatten(1), a=conv()),
+    "stochastic depth": lambda: Net(
+        lambda n, x: (x + n.b(n.a(x))).flatten(1), a=conv(), b=StochasticDepth(0.5, "row")
+    ),
     "random places": lambda: Net(lambda n, x: n.a(x).flatten(1), a=nn.FractionalMaxPool2d(3, 5)),
     "dataclasses in others": lambda: Net(lambda n, x: {"a": [Inner(x.mean(1), Inner(x))], "b": 3}),
     "tokens of an encoder": lambda: Net(

@@ -69,7 +69,7 @@ def test_is_what_key_network_makes_of_vgg16(plain, size, backend):
     scrambler = ImageScrambler(size, secret=SecretKey(bytes(range(32))))
     keyed = keyed_as(plain, scrambler, backend)
     made = models.key_network(plain, scrambler, backend=backend, verify=False)
-    assert list(keyed.state_dict()) == list(made.state_dict())
+    assert list(keyed.state_dict()) == list(made.state_dict()) and made.report().share == 1
     layers = {n: m for n, m in keyed.named_modules() if isinstance(m, KeyedLayer)}
     assert len(layers) == 18
     for name, layer in layers.items():
