@@ -23,7 +23,7 @@ import torch
 
 from experiments.lib import ciphertexts, schemes
 from experiments.lib.ciphertexts import KEY, Scheme, Scramble
-from experiments.lib.report import ssim, write
+from experiments.lib.report import show, ssim, write
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS
@@ -128,7 +128,7 @@ def main() -> None:
     rows = []
     for name, scheme in {"none": lambda size, key: lambda images, first: images, **CIPHERS}.items():
         rows.append({"scheme": name} | statistics(scheme, images))
-        print(rows[-1], flush=True)
+        show(rows[-1])
     write(
         args.out_dir,
         "cipher_statistics",

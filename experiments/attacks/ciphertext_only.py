@@ -24,7 +24,7 @@ from experiments.lib.recovery import (
     recover_permutation,
     symmetries,
 )
-from experiments.lib.report import placement, psnr, ssim, unscramble, write
+from experiments.lib.report import placement, psnr, show, ssim, unscramble, write
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS, ImageSet
@@ -109,7 +109,7 @@ def main() -> None:
                 row = {"scheme": name, "images": count, "attacker knows": knows} | score
                 row |= _quality(images, recovered, labels, classify)
                 rows.append(row | {"seconds": seconds[knows]})
-                print(rows[-1], flush=True)
+                show(rows[-1])
         shown |= {f"scrambled, {name}": scrambled, f"recovered, {name}": recovered}
     write(
         args.out_dir,

@@ -26,7 +26,7 @@ from torch import nn
 
 from experiments.lib import schemes
 from experiments.lib.recovery import candidates, correlations, misfit, standardise
-from experiments.lib.report import placement, unscramble, write
+from experiments.lib.report import placement, show, unscramble, write
 from models import key_network
 from models.fold import fold_keys
 from models.per_image import PerImageNetwork
@@ -165,7 +165,7 @@ def main() -> None:
             score, found = best_symmetry(found, view.positions[:count], size)
             row = {"scheme": view.scheme, "images": count} | score
             rows.append(row | {"exact as it lies": as_it_lies, "seconds": seconds})
-            print(rows[-1], flush=True)
+            show(rows[-1])
         seen = picture(view.maps)
         shown[f"first map, {view.scheme}"] = seen
         shown[f"unscrambled, {view.scheme}"] = unscramble(seen, torch.from_numpy(found))

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from experiments.lib import schemes
-from experiments.lib.report import unscramble, write
+from experiments.lib.report import show, unscramble, write
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS
@@ -129,7 +129,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
         row = {"scheme": scheme, "network": learner, "images": what, "accuracy": accuracy}
         rows.append(row | {"seconds": seconds})
-        print(rows[-1], flush=True)
+        show(rows[-1])
 
     for learner in learners:
         measure("none", learner, "plain", train[0], test[0])

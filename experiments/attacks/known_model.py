@@ -28,7 +28,7 @@ from torch import nn
 
 from experiments.lib import schemes
 from experiments.lib.recovery import symmetries
-from experiments.lib.report import placement, psnr, unscramble, write
+from experiments.lib.report import placement, psnr, show, unscramble, write
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS
@@ -183,7 +183,7 @@ def main() -> None:
             row["loss"] = loss_of(net, seen, permutation)
             row["accuracy"] = _accuracy(net, preprocess(recovered), labels)
             rows.append(row | {"seconds": seconds})
-            print(rows[-1], flush=True)
+            show(rows[-1])
             shown[f"{method}, {name}"] = recovered
     write(
         args.out_dir,

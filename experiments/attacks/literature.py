@@ -28,7 +28,7 @@ import torch
 
 from experiments.lib import gan, itn, jigsaw, literature_table, schemes
 from experiments.lib.ciphertexts import KEY, SCHEMES
-from experiments.lib.report import psnr, ssim
+from experiments.lib.report import psnr, show, ssim
 from experiments.lib.results import read_results, write_results
 from operators import SecretKey
 from utils import cli
@@ -216,7 +216,7 @@ def main() -> None:
                 row["plain accuracy"] = recognised(true, labels)
                 row |= {"images": len(recovered), "seconds": seconds}
                 _write(args, row)
-                print(row, flush=True)
+                show(row)
             if row is not None:
                 done[attack, scheme] = row
     rows = list(done.values())

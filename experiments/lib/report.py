@@ -1,5 +1,6 @@
 """One way to report an attack: scores, a JSON file, a Markdown table and a PNG figure."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,12 @@ def write(
     if pictures is not None:
         figure(out_dir / f"{name}.png", list(pictures.values()))
     print(table, end="")
+
+
+def show(row: dict) -> None:
+    """Say what was measured, on stderr, while other rows are still to come."""
+    cells = (f"{column}: {_cell(column, value)}" for column, value in row.items())
+    print(", ".join(cells), file=sys.stderr, flush=True)
 
 
 def markdown(rows: list[dict]) -> str:

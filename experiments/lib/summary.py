@@ -33,6 +33,11 @@ class Headline:
     column: str
     where: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def counting(self, rows: list[dict], scheme: str) -> list[dict]:
+        """The rows that count for a scheme."""
+        wanted = {"scheme": (scheme,), **self.where}
+        return [row for row in rows if all(row[name] in held for name, held in wanted.items())]
+
 
 HEADLINES = (
     Headline(
@@ -104,9 +109,7 @@ def _cells(headline: Headline, path: Path) -> Iterator[str]:
     try:
         rows = json.loads(path.read_text())["rows"]
         for scheme in SCHEMES:
-            wanted = {"scheme": (scheme,), **headline.where}
-            fitting = [r for r in rows if all(r[name] in held for name, held in wanted.items())]
-            figures = [row[headline.column] for row in fitting]
+            figures = [row[headline.column] for row in headline.counting(rows, scheme)]
             best = max(figures, default="-")
             yield best if isinstance(best, str) else f"{best:.1%}"
     except (OSError, ValueError, KeyError, TypeError) as error:

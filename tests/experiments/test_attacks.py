@@ -353,11 +353,7 @@ def test_mains_report(attack, monkeypatch, tmp_path, weights):
     record = json.loads((tmp_path / f"{attack.__name__}.json").read_text())
     headline = next(h for h in summary.HEADLINES if h.attack == attack.__name__)
     for scheme in {row["scheme"] for row in record["rows"]}:
-        rows = [
-            row
-            for row in record["rows"]
-            if {"scheme": scheme, **headline.where}.items() <= row.items()
-        ]
+        rows = headline.counting(record["rows"], scheme)
         assert rows and all(0 <= row[headline.column] <= 1 for row in rows)
     text = (tmp_path / f"{attack.__name__}.md").read_text()
     columns = text.partition("Columns: ")[2].count(";") + 1

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 
 import cipher_statistics as stats
 import numpy as np
@@ -82,13 +83,16 @@ def test_a_stream_cipher_passes_and_with_one_nonce_fails_for_a_changed_pixel_alo
     assert failed["changed pixel: UACI"] == pytest.approx(1 / 1024 / 255)
 
 
-def test_main_writes_a_row_for_every_scheme(monkeypatch, tmp_path):
+def test_main_writes_a_row_for_every_scheme(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
         schemes, "shuffled_images", lambda args, split, count: (noise(count), torch.zeros(count))
     )
     words = ["cipher_statistics.py", "-images", "2", "-out_dir", str(tmp_path)]
     monkeypatch.setattr("sys.argv", words)
     stats.main()
+    table, progress = capsys.readouterr()
+    assert len(table.splitlines()) == 2 + len(progress.splitlines()) == 3 + len(stats.CIPHERS)
+    assert re.match(r"scheme: none, chi-square: \d+, entropy: \d\.\d\d, ", progress)
     rows = json.loads((tmp_path / "cipher_statistics.json").read_text())["rows"]
     assert [row["scheme"] for row in rows] == ["none", *stats.CIPHERS]
     assert all(math.isfinite(value) for row in rows for k, value in row.items() if k != "scheme")
