@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from experiments.lib import zoo_table
 from models import KeyingError
@@ -44,6 +45,16 @@ def test_quick(name):
 @pytest.mark.parametrize("name", [needs_packages(n) for n in key_zoo.known()])
 def test_all(name):
     check(name)
+
+
+def test_a_deep_network_does_not_amplify_rounding():
+    """Then two exact networks would differ: this one is made of 40 blocks."""
+    net = key_zoo.build("torchvision:efficientnet_v2_s", 64).double()
+    images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        before, after = net(images), net(images + 1e-9 * torch.randn_like(images))
+    assert 1 < (before[0] - before[1]).abs().max() < 100
+    assert (before - after).abs().max() < 1e-6
 
 
 def test_the_list_has_every_network_of_torchvision_and_one_of_each_file_of_timm():
