@@ -67,6 +67,7 @@ SCHEMES: dict[str, Scheme] = {
     "etc:4": _fixed("etc:4"),
     "blocks:8": _fixed("blocks:8"),
     "blocks:8 per image": _per_image(block=8),
+    "blocks:16": _fixed("blocks:16"),
     "etc:8": _fixed("etc:8"),
     "etc:8 per image": _cipher_per_image("etc:8"),
 }

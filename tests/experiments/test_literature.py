@@ -275,9 +275,9 @@ def test_every_attack_gives_pictures(monkeypatch):
 
 def test_which_attacks_apply():
     tried = {s for s in ciphertexts.SCHEMES if literature.applies("jigsaw, many pictures", s)}
-    assert tried == {"blocks:4", "etc:4", "blocks:8", "etc:8"}
+    assert tried == {"blocks:4", "etc:4", "blocks:8", "etc:8", "blocks:16"}
     tried = {s for s in ciphertexts.SCHEMES if literature.applies("jigsaw, one picture", s)}
-    assert tried == {"blocks:4", "etc:4", "blocks:8", "etc:8"} | {
+    assert tried == {"blocks:4", "etc:4", "blocks:8", "etc:8", "blocks:16"} | {
         "blocks:8 per image",
         "etc:8 per image",
     }

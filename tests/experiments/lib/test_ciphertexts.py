@@ -6,9 +6,9 @@ import torch
 from experiments.lib.ciphertexts import KEY, SCHEMES
 from operators import BlockCipher, PerImageScrambler, SecretKey, make_scrambler
 
-IMAGES = torch.randint(256, (3, 3, 16, 24), generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(256, (3, 3, 16, 32), generator=torch.Generator().manual_seed(0))
 IMAGES = IMAGES.to(torch.uint8)
-SIZE = (16, 24)
+SIZE = (16, 32)
 PER_IMAGE = [name for name in SCHEMES if "per" in name]
 
 
