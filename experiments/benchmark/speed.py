@@ -279,14 +279,14 @@ def markdown(rows: list[dict]) -> str:
 def main() -> None:
     args = parse_args()
     device = benchmark_flags.set_up(args)
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(SEED)
+    started = time.perf_counter()
+    rows = [build_row(args.net, args.sizes[0], args.rounds)]  # refuses what cannot be keyed
     slowdown = bfloat16_slowdown(device.type)
     if args.dtype is None and slowdown >= 1:
         print(f"bfloat16, left out, takes {slowdown:.1f} times float32 here", file=sys.stderr)
     args.dtype = args.dtype or (list(DTYPES) if slowdown < 1 else ["float32"])
-    torch.backends.cudnn.benchmark = True
-    torch.manual_seed(SEED)
-    started = time.perf_counter()
-    rows = [build_row(args.net, args.sizes[0], args.rounds)]
     for configuration in configurations(args):
         rows += measure(*configuration, args, device)
         print(f"{label(rows[-1])}: done", file=sys.stderr, flush=True)

@@ -78,7 +78,7 @@ def rectangles(seed: int, count: int = 400, side: int = 8) -> torch.Tensor:
 
 def test_gan_learns_from_other_pictures_that_all_are_inverted():
     others, pictures, own = map(rectangles, range(3))
-    back = gan.fit(itn.values(255 - others), itn.values(own), steps=300)
+    back = gan.fit(itn.values(255 - others), itn.values(own), steps=150)
     recovered = itn.to_images(back(itn.values(255 - pictures)))
     assert ssim(pictures, 255 - pictures) < 0
     assert ssim(pictures, recovered) > 0.8
