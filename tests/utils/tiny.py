@@ -271,7 +271,11 @@ def _run(run, recipe, rank, world_size, port, stop, stop_at, started, *shared):
         with distributed.process_group(device):
             train(run, recipe, per_image and per_image.fixed, device, per_image, task)
 
-    cli.run(main)
+    try:
+        cli.run(main)
+    finally:
+        # while an interpreter ends, SIGINT ends it as a signal does: multiprocessing says status 1
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _free_port() -> int:
