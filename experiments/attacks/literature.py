@@ -29,15 +29,17 @@ import torch
 from experiments.lib import gan, itn, jigsaw, literature_table, schemes
 from experiments.lib.ciphertexts import KEY, SCHEMES
 from experiments.lib.report import psnr, show, ssim
-from experiments.lib.results import read_results, write_results
+from experiments.lib.results import collect_results, pictures_sha256, read_results
 from operators import SecretKey
 from utils import cli
 from utils.cli import flags
-from utils.data.datasets import ImageSet
+from utils.data.datasets import ImageSet, load_split
 from utils.inference.evaluation import all_logits, count_correct
-from utils.inference.network import deploy, load
+from utils.inference.network import Deployed, deploy, load
+from utils.io import checkpoint
 from utils.io.run_record import environment, public_command, write_json
 
+CPU = torch.device("cpu")
 NET = "preresnet20"
 LOCAL_EPOCHS, GAN_STEPS = 10, 800
 PUZZLES = 200  # test pictures that are put together one by one
@@ -196,7 +198,9 @@ def applies(attack: str, scheme: str) -> bool:
 def main() -> None:
     args = parse_args()
     flags.writable_folder(args.out_dir, "-out_dir")
-    recognised = _classifier(args)
+    deployed = deploy(NET, load(args.weights, args.dataset), CPU)
+    args.settings = _settings(args, deployed)
+    recognised = _classifier(deployed)
     own, _ = schemes.shuffled_images(args, "train", args.train_images)
     pictures, labels = schemes.shuffled_images(args, "test", args.test_images)
     done = {}
@@ -224,28 +228,28 @@ def main() -> None:
     record = {"attack": "literature", "about": about, "rows": rows}
     record["best"] = literature_table.best(rows)
     text = f"{about}\n\n{literature_table.markdown(rows)}"
-    write_results(args.out_dir, "literature", record, text)
+    collect_results(args.out_dir, "literature", record, text)
 
 
-def _classifier(args) -> Callable[[torch.Tensor, torch.Tensor], float]:
+def _classifier(deployed: Deployed) -> Callable[[torch.Tensor, torch.Tensor], float]:
     """The accuracy of the plain network on uint8 images of the first of some labels."""
-    cpu = torch.device("cpu")
-    deployed = deploy(NET, load(args.weights, args.dataset), cpu)
 
     def accuracy(images: torch.Tensor, labels: torch.Tensor) -> float:
         data = ImageSet(images, labels[: len(images)], deployed.classes)
-        logits = all_logits(deployed.net, deployed.preprocess, data, 250, cpu, quiet=True)
+        logits = all_logits(deployed.net, deployed.preprocess, data, 250, CPU, quiet=True)
         return count_correct(logits, data.labels) / len(data)
 
     return accuracy
 
 
-def _settings(args) -> dict:
+def _settings(args, deployed: Deployed) -> dict:
     """What a row depends on beside its attack and scheme."""
+    splits = [load_split(args.dataset, split, args.data_dir).images for split in ("train", "test")]
     named = {"train_images": args.train_images, "test_images": args.test_images}
     named |= {"local_epochs": LOCAL_EPOCHS, "gan_steps": GAN_STEPS}
     named |= {"puzzles": PUZZLES, "sharing": SHARING}
-    return named | {"dataset": args.dataset, "weights": args.weights.name}
+    named |= {"dataset": args.dataset, "pictures_sha256": pictures_sha256(*splits)}
+    return named | {"weights_sha256": checkpoint.digest(deployed.net.state_dict())}
 
 
 def _path(args, attack: str, scheme: str) -> Path:
@@ -257,13 +261,12 @@ def _write(args, row: dict) -> None:
     path = _path(args, row["attack"], row["scheme"])
     path.parent.mkdir(parents=True, exist_ok=True)
     origin = {"command": public_command(), "environment": environment()}
-    write_json(path, origin | {"settings": _settings(args), "row": row})
+    write_json(path, origin | {"settings": args.settings, "row": row})
 
 
 def _read(args, attack: str, scheme: str) -> dict | None:
     """A row that was measured already, or None."""
-    settings = {"settings": _settings(args)}
-    record = read_results(_path(args, attack, scheme), settings, "row")
+    record = read_results(_path(args, attack, scheme), {"settings": args.settings}, "row")
     return None if record is None else record["row"]
 
 

@@ -24,7 +24,7 @@ from torchvision.transforms.functional import center_crop
 from experiments.lib.channel_table import markdown
 from experiments.lib.channels import CHANNELS, PLAIN, SCHEMES, Channel, Scheme
 from experiments.lib.report import psnr
-from experiments.lib.results import read_results, write_results
+from experiments.lib.results import pictures_sha256, read_results, write_results
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import ImageSet, load_split
@@ -180,6 +180,7 @@ def main() -> None:
         "dataset": args.dataset,
         "images": len(judge.images),
         "image_size": list(judge.images.shape[2:]),
+        "pictures_sha256": pictures_sha256(judge.images),
         "measure": judge.measure,
         "weights_sha256": judge.weights_sha256,
     }

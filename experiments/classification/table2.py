@@ -6,8 +6,9 @@
 ``full`` is each method's published recipe, for a GPU. ``cpu`` trains one small classifier, on the
 same images for as many epochs, behind every cipher. The keys are those of seed 30, the published
 one of EtC. Each row is written to ``OUT_DIR/table2/BUDGET/`` as soon as it is known and not run
-again; a row that was interrupted goes on where it stopped. Writes ``table2_BUDGET.json`` and
-``table2_BUDGET.md`` from all the rows that are there.
+again; one of other settings, pictures or weights is refused. A row that was interrupted goes on
+where it stopped. Writes ``table2_BUDGET.json`` and ``table2_BUDGET.md`` from all the rows that are
+there.
 
 Differs from the published runs: images are normalised, LE's, ELE's and PrivConv's keys are our own
 (``operators.block_ciphers``), and PrivConv's cipher, network and recipe are inferred.
@@ -22,7 +23,7 @@ import conf
 import torch
 
 import models
-from experiments.lib.results import read_results, write_results
+from experiments.lib.results import collect_results, pictures_sha256, read_results
 from experiments.lib.rivals import BUDGETS, SEED, Row
 from experiments.lib.rivals_table import markdown
 from operators import make_scrambler
@@ -30,7 +31,7 @@ from utils import cli
 from utils.cli import flags
 from utils.data.datasets import FOLDER, load_split
 from utils.inference.evaluation import all_logits, count_correct
-from utils.inference.network import Deployed, deploy, load
+from utils.inference.network import Deployed, Trained, deploy, load
 from utils.io import checkpoint
 from utils.io.run_record import environment, public_command, write_json
 from utils.runtime.allocator import keep_freed_memory
@@ -83,6 +84,9 @@ def main() -> None:
     keep_freed_memory()
     for flag in ("out_dir", "checkpoint_dir", "log_dir"):
         flags.writable_folder(getattr(args, flag), f"-{flag}")
+    args.pictures_sha256 = pictures_sha256(
+        *(load_split("cifar10", split, args.data_dir).images for split in ("train", "test"))
+    )
     rows = BUDGETS[args.budget]
     done = {row.name: _read(args, row) for row in rows}
     for row in rows:
@@ -99,7 +103,7 @@ def main() -> None:
         "rows": [record for record in done.values() if record is not None],
         "not_run": [name for name, record in done.items() if record is None],
     }
-    write_results(args.out_dir, f"table2_{args.budget}", table, markdown(table))
+    table = collect_results(args.out_dir, f"table2_{args.budget}", table, markdown(table))
     print(markdown(table))
 
 
@@ -118,6 +122,7 @@ def settings(args, row: Row) -> dict:
     key = None if row.cipher is None else make_scrambler(row.cipher, row.image_size, SEED)
     named = asdict(row) | {"recipe": asdict(recipe_of(args, row))}
     named["key"] = None if key is None else key.fingerprint
+    named["pictures_sha256"] = args.pictures_sha256
     return json.loads(json.dumps(named))  # as it comes back from a file
 
 
@@ -151,10 +156,12 @@ def trained(args, row: Row, device: torch.device) -> dict:
 
 def tested(args, row: Row, device: torch.device) -> dict:
     """Test a row's network with the weights that another row trained; a keyed one is timed, too."""
-    source = next(other for other in BUDGETS[args.budget] if other.name == row.uses)
-    if _read(args, source) is None:
+    source = _source(args, row)
+    known = _read(args, source)
+    if known is None:
         raise UserError(f"-rows {row.name!r} needs the row {source.name!r}, which is not there yet")
-    weights = load(checkpoint.newest_weights(_runs(args, source), source.net), "cifar10")
+    known = known["record"]
+    weights = _weights(args, source, known)
     test = load_split("cifar10", "test", args.data_dir, weights.spec)
     scrambler = make_scrambler(row.cipher, row.image_size, SEED)
     batch = recipe_of(args, row).batch_size
@@ -173,7 +180,7 @@ def tested(args, row: Row, device: torch.device) -> dict:
         "images": len(test),
         "parameters": ours.parameters,
         "cost": None,
-        "weights_sha256": checkpoint.digest(ours.net.state_dict()),
+        "weights_sha256": known["weights_sha256"],
         "environment": environment(),
     }
     if models.is_keyed(row.net):
@@ -221,9 +228,36 @@ def _path(args, row: Row) -> Path:
     return args.out_dir / "table2" / args.budget / f"{row.slug}.json"
 
 
+def _source(args, row: Row) -> Row:
+    """The row whose weights a row is tested with."""
+    return next(other for other in BUDGETS[args.budget] if other.name == row.uses)
+
+
+def _weights(args, row: Row, record: dict) -> Trained:
+    """The weights that a row trained, the very ones that its record names."""
+    folder = _runs(args, row) / checkpoint.folder_name(row.net) / record["name"]
+    try:
+        weights = load(folder / record["weights"], "cifar10")
+    except UserError as error:
+        raise UserError(
+            f"{error}; give the -checkpoint_dir that the row {row.name!r} was trained with, or "
+            f"remove {_path(args, row)} to train it again"
+        ) from error
+    if checkpoint.digest(checkpoint.weights_of(weights.state)) != record["weights_sha256"]:
+        raise UserError(
+            f"{weights.path}: not the weights of {_path(args, row)}, which names their hash; "
+            "give their -checkpoint_dir"
+        )
+    return weights
+
+
 def _read(args, row: Row) -> dict | None:
     """The record of a row that is complete, or None."""
-    return read_results(_path(args, row), {"settings": settings(args, row)})
+    expected = {"settings": settings(args, row)}
+    source = row.uses and _read(args, _source(args, row))
+    if source:
+        expected["weights_sha256"] = source["record"]["weights_sha256"]
+    return read_results(_path(args, row), expected)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def test_rows_are_what_they_say_and_are_not_measured_again(measure, tree, tmp_pa
     for row, before in zip(again["rows"][-2:], dropped, strict=True):
         assert row | {"seconds": 0} == before | {"seconds": 0}
     line = refused(measure("-data_dir", tree, "-images", 7)[0])
-    assert "was made with other settings; give another -out_dir" in line
+    assert "other settings (images, pictures_sha256); give another -out_dir" in line
     path.write_text("{")
     assert "cannot be used" in refused(measure(*words)[0])
     assert "at least 2 pictures" in refused(measure("-images", 1)[0])

@@ -202,7 +202,7 @@ def test_no_nonce_is_used_twice():
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(monkeypatch, tree, tmp_path):
     """Run the script on clouds, with random weights."""
 
     def shuffled(args, split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -216,6 +216,7 @@ def run(monkeypatch, tmp_path):
         command = [
             *("literature.py", "-out_dir", str(tmp_path / "out")),
             *("-weights", str(tmp_path / "weights.pt"), "-train_images", "100"),
+            *("-data_dir", str(tree)),
         ]
         monkeypatch.setattr("sys.argv", [*command, *words])
         literature.main()
@@ -224,7 +225,7 @@ def run(monkeypatch, tmp_path):
     return script
 
 
-def test_rows_are_kept_and_not_measured_again(run, monkeypatch):
+def test_rows_are_kept_and_not_measured_again(run, monkeypatch, tmp_path):
     first = run("-test_images", "4", "-attack", "FR", "-scheme", "etc:4", "le")
     assert [row["scheme"] for row in first["rows"]] == ["le", "etc:4"]
 
@@ -238,8 +239,11 @@ def test_rows_are_kept_and_not_measured_again(run, monkeypatch):
     again = run("-test_images", "4", "-attack", "FR", "none", "-scheme", "le")
     assert again["rows"][1:] == first["rows"]
     assert again["best"]["etc:4"]["attack"] == "FR" and "published" not in again["best"]
-    with pytest.raises(UserError, match="other settings; give another -out_dir"):
+    with pytest.raises(UserError, match=r"other settings \(test_images\); give another -out_dir"):
         run("-test_images", "5", "-attack", "FR", "-scheme", "le")
+    torch.save(models.create_model("preresnet20").state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=r"other settings \(weights_sha256\)"):
+        run("-test_images", "4", "-attack", "FR", "-scheme", "le")
 
 
 def test_accuracies_are_of_the_pictures_that_were_attacked(run, monkeypatch, tmp_path):

@@ -2,9 +2,12 @@
 
 import importlib
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from running import SCRIPTS
 
 import models
@@ -37,7 +40,7 @@ def table2(script, tree, tmp_path, monkeypatch):
             for word in (f"-{name}", tmp_path / name)
         ]
         common = ("-data_dir", tree, "-epochs", epochs, "-b", 4, *folders)
-        return script("table2.py", *words, *common)
+        return script("table2.py", *common, *words)
 
     yield go
     torch.set_num_threads(threads)
@@ -79,9 +82,51 @@ def test_rows_are_kept_and_not_run_again(table2, refused, tmp_path):
     result = table2(*one)
     assert result.status == 0 and "--- LE" not in result.out
     assert path.read_bytes() == before
-    assert "le.json: was made with other settings" in refused(table2(*one, epochs=2))
+    line = refused(table2(*one, epochs=2))
+    assert "le.json: was made with other settings (epochs" in line
     path.write_text("{}")
     assert "le.json: cannot be used" in refused(table2(*one))
+
+
+def test_a_run_that_measures_nothing_leaves_the_table_as_it_is(table2, tmp_path):
+    assert table2("-budget", "cpu", "-rows", "LE").status == 0
+    table = tmp_path / "out_dir" / "table2_cpu.md"
+    before = table.read_bytes()
+    result = table2("-budget", "cpu", "-rows", "LE", "LE")
+    assert result.status == 0 and before.decode() == result.out.removesuffix("\n")
+    assert table.read_bytes() == before
+
+
+def test_rows_of_other_pictures_are_refused(table2, refused, tree, tmp_path):
+    assert table2("-budget", "cpu", "-rows", "plain images").status == 0
+    others = tmp_path / "others"
+    shutil.copytree(tree, others)
+    first = others / "test" / "airplane" / "0.png"
+    Image.fromarray(255 - np.asarray(Image.open(first))).save(first)
+    words = ("-budget", "cpu", "-rows", "ours, with the key", "-data_dir", others)
+    line = refused(table2(*words))
+    assert "plain_images.json: was made with other settings (pictures_sha256)" in line
+
+
+def test_a_row_is_tested_with_the_weights_that_its_source_names(table2, refused, tmp_path):
+    words = ("-budget", "cpu", "-rows", "plain images", "ours, without the key")
+    assert table2(*words).status == 0
+    rows = tmp_path / "out_dir" / "table2" / "cpu"
+    plain, without = (rows / f"{n}.json" for n in ("plain_images", "ours_without_the_key"))
+    source = json.loads(plain.read_text())["record"]
+    assert json.loads(without.read_text())["weights_sha256"] == source["weights_sha256"]
+
+    # the source was trained again: what its old weights gave is not a row beside it
+    plain.write_text(plain.read_text().replace(source["weights_sha256"], "0" * 64))
+    assert "the_key.json: was made with other settings (weights_sha256)" in refused(table2(*words))
+    without.unlink()
+    line = refused_after_work(table2(*words))
+    (run,) = (tmp_path / "checkpoint_dir").glob("table2/cpu/plain_images/preresnet20/*")
+    assert f"error: {run / 'last.pt'}: not the weights of {plain}" in line
+    shutil.rmtree(run)
+    line = refused_after_work(table2(*words))
+    assert "last.pt: no such file; give the -checkpoint_dir that the row 'plain images'" in line
+    assert f"or remove {plain} to train it again" in line and "-weights" not in line
 
 
 def test_an_interrupted_row_goes_on(table2, tmp_path, monkeypatch):
