@@ -22,7 +22,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/python $(CLS)/inference.py -net vgg16_permuted -permute -seed $(DEMO_KEY) -image static/shape.png -out_dir $(DEMO)/pictures $(DEMO_NET)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 readme: $(VENV)/.runtime
 	$(BIN)/python -m experiments.readme
