@@ -35,7 +35,7 @@ BENCHMARK = "experiments/benchmark"
 SEGMENTATION = EXPERIMENTS / "segmentation/results/table_segmentation.json"
 CLASSIFICATION = "experiments/classification/results"
 UNET = "checkpoints/unet_camvid.pt"
-WEIGHTS = "$WEIGHTS"  # of the shell: the run that the training printed
+PRERESNET110 = "checkpoints/preresnet110.pt"
 
 
 def put_block(text: str, name: str, block: str) -> str:
@@ -100,8 +100,8 @@ def _accuracy() -> str:
     return shown
 
 
-def _accuracy_of(table: dict, out_dir: str) -> str:
-    commands = accuracy_table.commands(table, WEIGHTS, out_dir)
+def _accuracy_of(table: dict, out_dir: str, weights: str = accuracy_table.WEIGHTS) -> str:
+    commands = accuracy_table.commands(table, weights, out_dir)
     parts = (accuracy_table.rows(table), accuracy_table.how(table), shell(*commands))
     return "\n".join(parts)
 
@@ -166,7 +166,7 @@ def _zoo_sentence() -> str:
 
 
 def _attack_commands() -> str:
-    return shell(accuracy_table.newest("vgg16"), *summary.commands(WEIGHTS))
+    return shell(accuracy_table.newest("vgg16"), *summary.commands(accuracy_table.WEIGHTS))
 
 
 def _part_of(attack: str, where: Callable[[dict], bool], columns: tuple[str, ...]) -> str:

@@ -15,7 +15,7 @@ import torch
 import models
 from experiments.lib.accuracy_table import markdown
 from experiments.lib.results import write_results
-from experiments.lib.testing import load_with_key
+from experiments.lib.testing import load_with_key, training_of
 from operators import ImageScrambler
 from utils import cli
 from utils.cli import flags
@@ -110,7 +110,7 @@ def main() -> None:
         "rows": [_row(name, published, results[name], test) for name, published in rows.items()],
         "same_predictions": int((plain.argmax(1) == with_key.argmax(1)).sum()),
         "largest_logit_difference": float((plain - with_key).abs().max()),
-        "training": _public(trained.state.get("record")),
+        "training": _public(training_of(trained)),
         "fine_tuning": _public(fine_tuned.state["record"]),
     }
     write_results(args.out_dir, "table1", table, markdown(table))

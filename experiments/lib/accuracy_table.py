@@ -6,6 +6,7 @@ from experiments.lib.commands import check_seed, pasteable
 from experiments.lib.tables import counted, markdown_table
 
 SCRIPTS = "experiments/classification"
+WEIGHTS = "$WEIGHTS"  # of the shell: the run that the training printed
 
 
 def markdown(table: dict) -> str:
@@ -77,7 +78,7 @@ def commands(table: dict, weights: str, out_dir: str) -> list[str]:
 
     Args:
         table: what ``table1.json`` holds.
-        weights: where the trained weights lie, for the shell.
+        weights: where the trained weights lie, for the shell; ``WEIGHTS`` are found first.
         out_dir: folder of the results, from the repository's root.
 
     Raises:
@@ -86,9 +87,14 @@ def commands(table: dict, weights: str, out_dir: str) -> list[str]:
     check_seed(table["key"], table["dataset"])
     script = f"{SCRIPTS}/table1.py"
     made = pasteable(table["command"], script, weights=weights, out_dir=out_dir)
-    # trained on plain images: its seed was no key of anything
-    training = pasteable(table["training"]["command"], f"{SCRIPTS}/train_cifar10.py", seed=None)
-    return [training, newest(table["net"]), made]
+    record = table["training"]
+    training = pasteable(
+        record["command"],
+        f"{SCRIPTS}/train_cifar10.py",
+        record.get("processes", 1),
+        seed=None,  # trained on plain images: its seed was no key of anything
+    )
+    return [training, *([newest(table["net"])] if weights == WEIGHTS else []), made]
 
 
 def newest(net: str) -> str:
@@ -110,12 +116,15 @@ def provenance(record: dict) -> str:
     epochs = counted(len(record["epochs"]), "epoch")
     minutes = sum(epoch["seconds"] for epoch in record["epochs"]) / 60
     hardware = record["gpu"] or f"{record['cpu']}, {counted(record['threads'], 'thread')}"
+    if (processes := record.get("processes", 1)) > 1:
+        hardware += f" in each of {processes} processes"
     chosen = {
         "last": "the last epoch is reported, whatever its test accuracy",
         "test": "epoch chosen on the test set",
     }
     selection = chosen.get(record["select"], "epoch chosen on the validation split")
-    resumed = "".join(f", resumed at {_short(part['commit'])}" for part in record["resumed"])
+    commits = dict.fromkeys(_short(part["commit"]) for part in record["resumed"])
+    resumed = "".join(f", resumed at {commit}" for commit in commits)
     return (
         f"{epochs}, training seed {record['train_seed']}, {counted(minutes, 'minute')} on "
         f"{hardware}; {selection}; commit {_short(record['commit'])}{resumed}."

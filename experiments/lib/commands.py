@@ -17,18 +17,20 @@ PUBLISHED_SEED = 1312
 MACHINE_FLAGS = ("-data_dir", "-checkpoint_dir", "-log_dir")  # their defaults do
 
 
-def pasteable(command: str, script: str, **values: str | None) -> str:
+def pasteable(command: str, script: str, processes: int = 1, **values: str | None) -> str:
     """A command that does what a recorded one did.
 
     Args:
         command: as recorded, quoted for a shell.
         script: path of the script from the repository's root; scripts may have moved since.
+        processes: how many ran it, as torchrun's.
         values: by the name of a flag, what takes the place of the recorded value; None leaves the
             flag out. A seed that is masked is the published one.
     """
     shown_for = dict.fromkeys(MACHINE_FLAGS) | {"-seed": str(PUBLISHED_SEED)}
     shown_for |= {f"-{flag}": value for flag, value in values.items()}
-    shown = ["python3", script]
+    launcher = ["python3"] if processes == 1 else ["torchrun", f"--nproc_per_node={processes}"]
+    shown = [*launcher, script]
     recorded = shlex.split(command.replace("=", " "))[1:]
     words = iter(OLD_SCHEDULES.get(word, word) for word in recorded)
     for word in words:

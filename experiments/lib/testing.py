@@ -1,5 +1,6 @@
 """What the scripts that test a network share: their flags, the network and its keys, the result."""
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from utils.inference.network import (
 from utils.io.run_record import write_json
 from utils.runtime.allocator import keep_freed_memory
 from utils.runtime.device import select_device
+from utils.runtime.errors import UserError
 
 
 def add_keys(parser: cli.Parser, wrong: bool = True) -> None:
@@ -112,6 +114,19 @@ def load_with_key(
         flags.take_run_key(args, weights)
     trained = load(weights, args.dataset)
     return device, trained, flags.scrambler_from(args, trained.spec.image_size)
+
+
+def training_of(trained: Trained) -> dict | None:
+    """The record of the run that made the weights: in the checkpoint, or beside bare weights."""
+    beside = trained.path.with_suffix(".json")
+    if "record" in trained.state or not beside.is_file():
+        return trained.state.get("record")
+    try:
+        return json.loads(beside.read_text())
+    except OSError as error:
+        raise UserError(f"{beside}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{beside}: damaged or no record of a run ({error})") from error
 
 
 def set_up(args, maps: bool = False) -> Subject:

@@ -9,7 +9,6 @@ best that it can do. The cost is that of one picture at a time. Writes ``table_s
 and ``table_segmentation.md``.
 """
 
-import json
 import time
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from torch import Tensor
 import models
 from experiments.lib.results import write_results
 from experiments.lib.segmentation_table import RIGHT_KEY, markdown
-from experiments.lib.testing import load_with_key
+from experiments.lib.testing import load_with_key, training_of
 from experiments.lib.timing import peak_memory, time_side_by_side
 from operators import ImageScrambler
 from utils import cli
@@ -32,7 +31,6 @@ from utils.inference.label_keys import LabelKeys
 from utils.inference.network import Trained, build, deploy, wrong_scrambler
 from utils.inference.segmentation_metrics import confusion_matrix, scores
 from utils.io import checkpoint
-from utils.runtime.errors import UserError
 
 SIZES = [(180, 240), (512, 512)]
 
@@ -86,19 +84,6 @@ def main() -> None:
     write_results(args.out_dir, "table_segmentation", table, markdown(table))
     print(markdown(table))
     flags.warn_of_few_keys(args, key.image_size)
-
-
-def training_of(trained: Trained) -> dict | None:
-    """The record of the run that made the weights: in the checkpoint, or beside bare weights."""
-    beside = trained.path.with_suffix(".json")
-    if "record" in trained.state or not beside.is_file():
-        return trained.state.get("record")
-    try:
-        return json.loads(beside.read_text())
-    except OSError as error:
-        raise UserError(f"{beside}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{beside}: damaged or no record of a run ({error})") from error
 
 
 def label_maps(

@@ -27,6 +27,11 @@ def test_flags_can_be_left_out():
     assert pasteable("a.py -seed *** -b 2", SCRIPT, seed=None) == f"python3 {SCRIPT} -b 2"
 
 
+def test_several_processes_are_those_of_torchrun():
+    shown = pasteable("a.py -b 2", SCRIPT, 3)
+    assert shown == f"torchrun --nproc_per_node=3 {SCRIPT} -b 2"
+
+
 def test_old_spellings_give_way():
     shown = pasteable("a.py -schedule onecycle -warm 2", SCRIPT)
     assert shown == f"python3 {SCRIPT} -schedule linear -warm 2"
