@@ -36,6 +36,7 @@ SEGMENTATION = EXPERIMENTS / "segmentation/results/table_segmentation.json"
 CLASSIFICATION = "experiments/classification/results"
 UNET = "checkpoints/unet_camvid.pt"
 PRERESNET110 = "checkpoints/preresnet110.pt"
+ETC = "classification/preresnet110/etc.json"
 
 
 def put_block(text: str, name: str, block: str) -> str:
@@ -90,11 +91,15 @@ def _preresnet20() -> dict:
     return _results("classification/preresnet20/table1.json")
 
 
+def _preresnet110() -> dict:
+    return _results("classification/preresnet110/table1.json")
+
+
 def _accuracy() -> str:
     """All networks in one table."""
     more = SEGMENTATION.is_file()
     column = segmentation_table.column(_segmentation_results()) if more else ("", {})
-    shown = accuracy_table.side_by_side([_vgg16(), _preresnet20()], column)
+    shown = accuracy_table.side_by_side([_vgg16(), _preresnet110()], column)
     if more:
         shown = f"{shown.rstrip()} " + segmentation_table.agreement(_segmentation_results())
     return shown
@@ -114,7 +119,16 @@ def _table2() -> str:
 
 
 def _table2_short() -> str:
-    return rivals_table.short(_results("classification/table2_cpu.json"))
+    found = {row["name"]: row["accuracy"] for row in _preresnet110()["rows"]}
+    ours = {
+        "plain images": found["plain images"],
+        "ours, with the key": found["keyed network, right key"],
+        "ours, without the key": found["same weights, scrambled images"],
+        "ours on EtC's pictures, with the key": _results(ETC)["accuracy"],
+    }
+    epochs = len(_preresnet110()["training"]["epochs"])
+    name = f"here, PreResNet-110, epochs: {epochs}"
+    return rivals_table.short(_results("classification/table2_cpu.json"), name, ours)
 
 
 def _benchmark_command(record: dict, name: str, **values: str) -> str:
@@ -222,6 +236,9 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "experiments/classification/README.md": {
         "table1": lambda: _accuracy_of(_vgg16(), CLASSIFICATION),
+        "preresnet110": lambda: _accuracy_of(
+            _preresnet110(), f"{CLASSIFICATION}/preresnet110", PRERESNET110
+        ),
         "preresnet20": lambda: _accuracy_of(_preresnet20(), f"{CLASSIFICATION}/preresnet20"),
         "table2": _table2,
         "presets": presets_table.markdown,
