@@ -76,14 +76,14 @@ class KeyedConv2d(KeyedLayer, nn.Conv2d):
         image_size: ``(H, W)`` of the input map, or ``H`` of a square one.
         in_key: that of the input, a permutation of ``0..H*W-1``.
         out_key: that of the output, a permutation of ``0..H_out*W_out-1``.
-        backend: ``deform`` (not for ``torch.func``), ``gather``, ``triton`` (CUDA, or
-            ``TRITON_INTERPRET=1``; with groups, in float64 and under ``torch.func`` it is
-            ``gather``), or ``auto`` for what measures fastest.
+        backend: ``deform`` (not for ``torch.func``), ``gather``, ``triton`` (on CUDA, or under
+            ``TRITON_INTERPRET=1``; on other devices, with groups, in float64 and under
+            ``torch.func`` it is ``gather``), or ``auto`` for what measures fastest.
         device, dtype: of the parameters, as in ``nn.Conv2d``; buffers are built on the CPU.
 
     Raises:
         ValueError: geometry out of range, permutations that do not fit it, an unknown backend, an
-            input whose map is not of ``image_size`` or, with ``triton``, is on the CPU.
+            input whose map is not of ``image_size``.
 
     Example:
         >>> key = torch.randperm(64)
@@ -131,10 +131,12 @@ class KeyedConv2d(KeyedLayer, nn.Conv2d):
         if self.backend == "deform":
             return keyed_conv2d_deform(x, self.weight, self.bias, self.offset, *window)
         if self._takes_triton(x):
-            from operators.triton_conv import keyed_conv2d_triton
+            from operators import triton_conv
 
-            keys = (self.taps, self.in_key, self.out_key, self.output_size)
-            return keyed_conv2d_triton(x, self.weight, self.bias, *keys, *window)
+            if x.is_cuda or triton_conv.INTERPRETED:
+                keys = (self.taps, self.in_key, self.out_key, self.output_size)
+                args = (x, self.weight, self.bias, *keys, *window)
+                return triton_conv.keyed_conv2d_triton(*args)
         y = F.conv2d(self.before(x), self.weight, self.bias, *self.native, self.groups)
         return self.after(y)
 

@@ -311,3 +311,11 @@ def test_folding_batch_norms_that_are_functions(name):
     ):
         torch.testing.assert_close(fold(images), expected, atol=1e-5, rtol=1e-5)
     assert ("norm.weight" in fold_batch_norm(keyed).state_dict()) == (name != "once")
+
+
+def test_batch_norm_is_folded_on_the_cpu_for_the_gpu_kernel():
+    """Folding checks itself in float32, where the kernel cannot run without a GPU."""
+    scrambler = ImageScrambler((8, 12), seed=0)
+    keyed = key_network(small_net(), scrambler, backend="triton", verify=False)
+    folded, x = fold_batch_norm(keyed, (8, 12)), torch.randn(2, 3, 8, 12)
+    torch.testing.assert_close(folded(x), keyed(x), atol=1e-5, rtol=1e-5)

@@ -25,7 +25,7 @@ from triton.backends import backends  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from operators.triton_conv import _kernel  # noqa: E402
+from operators.triton_conv import _kernel, keyed_conv2d_triton  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -204,12 +204,18 @@ def test_compiles_for_nvidia_gpus_without_one(capability, dtype, tmp_path, monke
 
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter takes the CPU's tensors")
-def test_the_cpu_is_refused():
-    layer = KeyedConv2d(
-        2, 3, 3, image_size=4, in_key=key(16, 0), out_key=key(4, 1), backend="triton"
-    )
+def test_on_the_cpu_it_is_gather_and_the_kernel_itself_is_refused():
+    keys = {"in_key": key(16, 0), "out_key": key(4, 1)}
+    layer = KeyedConv2d(2, 3, 3, image_size=4, **keys, backend="triton")
+    gather = KeyedConv2d(2, 3, 3, image_size=4, **keys, backend="gather")
+    gather.load_state_dict(layer.state_dict())
+    x = torch.randn(1, 2, 4, 4)
+    torch.testing.assert_close(layer(x), gather(x), atol=0, rtol=0)
+    window = ((1, 1), (0, 0), (1, 1))
     with pytest.raises(ValueError, match="CUDA device, or TRITON_INTERPRET=1, got cpu"):
-        layer(torch.zeros(1, 2, 4, 4))
+        keyed_conv2d_triton(
+            x, layer.weight, None, layer.taps, *keys.values(), layer.output_size, *window
+        )
 
 
 @pytest.mark.parametrize(("groups", "dtype"), [(2, torch.float32), (1, torch.float64)])
