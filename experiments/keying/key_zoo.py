@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from experiments.lib.results import read_results, write_results
 from experiments.lib.zoo_table import markdown
 from models import KeyedNetwork, KeyingError, create_model, key_network
-from models.keying.graph import flatten
+from models.keying.output import flatten
 from operators import ImageScrambler
 from utils import cli
 from utils.cli import flags

@@ -11,7 +11,7 @@ A worked example, for images of 8x12:
             x = F.max_pool2d(torch.relu(self.conv(x)) + x.mean(1, keepdim=True), 2)
             return self.fc(x.flatten(1))
 
-**Exporting** (``graph``) gives one node for each ATen operator, with shapes; a node that is all of
+**Exporting** (``export``) gives one node for each ATen operator, with shapes; a node that is all of
 a leaf module's call becomes that module again, so ``conv`` and ``fc`` are called by their names.
 **Planning** (``plan``, ``relate``, ``rules``) goes through the nodes and notes who is scrambled
 where; a run (``layout``) is a key and where its positions lie in the order of elements:
@@ -31,8 +31,10 @@ where; a run (``layout``) is a key and where its positions lie in the order of e
 ``keying``, a submodule without parameters. ``network`` is the result as a module; ``verify`` says
 whether it computes what the plain network does; ``report`` how much of it stays scrambled.
 
-Read in this order: ``key_network``, ``graph``, ``trace``, ``layout``, ``plan``, ``relate``,
-``rules``, ``rewrite``, ``network``, ``verify``, ``report``.
+Read in this order: ``key_network``, ``graph``, ``export``, ``layout``, ``plan``, ``relate``,
+``rules``, ``rewrite``, ``network``, ``verify``, ``report``. What only exporting needs is in
+``translate``, ``leaves`` and ``trace``, what it needs of the plain network in ``plain`` and
+``output``.
 """
 
 from models.keying.graph import KeyingError

@@ -16,19 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from models.keying.graph import (
-    HELPERS,
-    VALUE,
-    Exported,
-    KeyingError,
-    Value,
-    copied,
-    mutates,
-    named,
-    written,
-)
+from models.keying.export import Exported
+from models.keying.graph import HELPERS, VALUE, KeyingError, is_tensor, mutates, named, written
 from models.keying.layout import NATURAL, Layout, MapKey, Run, atoms, span
 from models.keying.network import KeyedNetwork, Mode, Program
+from models.keying.plain import copied
 from models.keying.plan import LAYOUT, RULE, Plan, Shared
 from models.keying.registry import SOURCES, rule_for
 from models.keying.report import RESTORED, Report, rows
@@ -187,7 +179,7 @@ def layout_after(plan: Plan, node: fx.Node) -> object:
     target, args, kwargs = plan.call(node)
     value = node.meta.get(VALUE)
     several = isinstance(value, (tuple, list))
-    if not (several or isinstance(value, Value)):
+    if not (several or is_tensor(node)):
         return NATURAL  # a shape, a number
     rule = rule_for(target)
     seen = any(any(x.meta.get(LAYOUT, NATURAL)) for x in node.all_input_nodes)
@@ -225,7 +217,7 @@ def kept(plan: Plan, node: fx.Node) -> Layout:
 
 def restored(plan: Plan, node: fx.Node) -> Layout:
     """Compute an operation in natural order; a fresh key if its result is a map."""
-    if not isinstance(node.meta[VALUE], Value):
+    if not is_tensor(node):
         spans = set()
     elif len(plan.shape(node)) == 4:
         spans = {(2, 3)}
@@ -248,7 +240,7 @@ def plan_output(plan: Plan, scrambler: ImageScrambler | None) -> list:
     keys: list[ImageScrambler | None] = []
     for x in output.args[0]:
         key = None
-        if isinstance(x, fx.Node) and isinstance(x.meta.get(VALUE), Value):
+        if isinstance(x, fx.Node) and is_tensor(x):
             shape, layout = plan.shape(x), plan.layout(x)
             is_map = len(shape) > 2 and [(r.outer, r.key.positions) for r in layout] == [
                 span(shape, len(shape) - 2, len(shape) - 1)

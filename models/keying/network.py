@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from models.keying.graph import lowest, unflatten
 from models.keying.layout import MapKey
+from models.keying.output import unflatten
+from models.keying.plain import lowest
 from models.keying.report import Report
 
 

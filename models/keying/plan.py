@@ -20,7 +20,7 @@ from math import prod
 
 from torch import Tensor, fx, nn
 
-from models.keying.graph import BATCH, HEAD, INPUT, VALUE, KeyingError, Value, what, where
+from models.keying.graph import BATCH, HEAD, INPUT, VALUE, KeyingError, is_tensor, what, where
 from models.keying.layout import NATURAL, Layout, MapKey, Run, Shape, span
 
 LAYOUT, RULE = "privdl_layout", "privdl_rule"
@@ -88,7 +88,7 @@ class Plan:
 
     Args:
         net: the network whose modules the graph calls.
-        graph: from ``models.keying.graph.export``.
+        graph: from ``models.keying.export.export``.
     """
 
     def __init__(self, net: nn.Module, graph: fx.Graph, shared: Shared) -> None:
@@ -138,7 +138,7 @@ class Plan:
         _, args, kwargs = self.call(node)
         found: dict[fx.Node, None] = {}
         fx.node.map_arg((args, kwargs), lambda n: found.setdefault(n))
-        return [x for x in found if isinstance(x.meta.get(VALUE), Value)]
+        return [x for x in found if is_tensor(x)]
 
     def fail(self, node: fx.Node, reason: str) -> None:
         """Raise ``KeyingError``, naming the node and what it calls."""
@@ -192,7 +192,7 @@ class Plan:
     def scramble_result(self, node: fx.Node, layout: Layout) -> Layout:
         """Bring the natural result of ``node`` under the keys of ``layout``."""
         results = [node]
-        if not isinstance(node.meta[VALUE], Value):  # the same for each of several results
+        if not is_tensor(node):  # the same for each of several results
             results = [user for user in node.users if user.target is operator.getitem]
         for result in results:
             for run in layout:

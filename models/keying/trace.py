@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from models.keying.graph import Exported, KeyingError, check_names, copied, export
+from models.keying.export import Exported, export
+from models.keying.graph import KeyingError
+from models.keying.plain import check_names, copied
 
 
 def trace(net: nn.Module, image: Tensor, training: bool) -> Exported:

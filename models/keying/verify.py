@@ -10,7 +10,9 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from models.keying.graph import KeyingError, copied, flatten, lowest
+from models.keying.graph import KeyingError
+from models.keying.output import flatten
+from models.keying.plain import copied, lowest
 
 # Of the largest difference between the outputs of two images, and of the largest output: what
 # rounding may do to a deep network.

@@ -13,7 +13,8 @@ from torchvision.ops import StochasticDepth, nms
 from models import KeyingError, key_network
 from models.fold import fold_batch_norm, fold_keys
 from models.keying import KeyedNetwork
-from models.keying.graph import copied, flatten
+from models.keying.output import flatten
+from models.keying.plain import copied
 from operators import ImageScrambler
 
 SIZE = (8, 12)
