@@ -4,8 +4,7 @@ Three backends compute the same thing. ``deform`` is the paper's: ``torchvision.
 with the offsets of ``operators.offset``. ``gather`` uses that those offsets are whole numbers:
 reorder the positions, convolve natively, reorder again. It never interpolates, runs at close to
 the speed of an ordinary convolution, and in every dtype that one has. ``triton`` does the same in
-one kernel of its own (``operators.triton_conv``, optional), which was tested under Triton's
-interpreter only.
+one kernel of its own (``operators.triton_conv``, optional).
 """
 
 import torch

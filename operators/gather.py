@@ -31,7 +31,7 @@ def resolve_backend(backend: str) -> str:
     """``backend`` itself; for ``auto`` the one that measures fastest, ``gather`` everywhere.
 
     ``experiments/benchmark/speed.py`` measures them all: on processors with AVX2 and with AVX-512
-    ``gather`` is many times faster than ``deform``. ``triton`` was not measured on a GPU yet.
+    ``gather`` is many times faster than ``deform``. Of GPUs there is no record yet.
 
     Raises:
         ValueError: ``backend`` is not one of ``BACKENDS``, or Triton is asked for and missing.
