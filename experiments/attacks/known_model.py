@@ -23,12 +23,12 @@ import ciphertext_only
 import conf  # noqa: F401
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from experiments.lib import schemes
 from experiments.lib.recovery import symmetries
 from experiments.lib.report import placement, psnr, show, unscramble, write
+from experiments.lib.solvers import linear_sum_assignment
 from utils import cli
 from utils.cli import flags
 from utils.data.datasets import DATASETS

@@ -22,8 +22,8 @@ from itertools import permutations, product
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
+from experiments.lib.solvers import linear_sum_assignment
 from operators.blocks import SYMMETRIES, symmetry_table
 
 UNCHANGED = ((False, (0, 1, 2)),)

@@ -18,9 +18,8 @@ those learned in step 4 (`orient`).
 """
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import shortest_path
+
+from experiments.lib.solvers import coo_matrix, linear_sum_assignment, shortest_path
 
 NEIGHBOURS = (6, 8, 10)
 EIGENVALUE_FLOOR = 0.01

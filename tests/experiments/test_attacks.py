@@ -12,6 +12,7 @@ import known_plaintext
 import numpy as np
 import pytest
 import torch
+from running import ROOT
 from torch import nn
 
 from experiments.lib import recovery, report, schemes, summary
@@ -360,3 +361,11 @@ def test_mains_report(attack, monkeypatch, tmp_path, weights):
     width, height = read_image(tmp_path / f"{attack.__name__}.png").size
     cell = 3 * 32 + 4
     assert (width, height) == (columns * cell + 4, 6 * cell + 4)
+
+
+@pytest.mark.parametrize("name", ["ciphertext_only", "feature_maps", "known_model"])
+def test_scipy_is_asked_for_where_it_is_absent(launch, refused, tmp_path, name):
+    (tmp_path / "scipy.py").write_text("raise ModuleNotFoundError('No module named scipy')")
+    path = ROOT / "experiments" / "attacks" / f"{name}.py"
+    result = launch(path, "-h", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert "needs SciPy" in refused(result) and "pip install" in result.err
