@@ -7,9 +7,11 @@ attributes again (``translate``), calls of leaf modules as well (``leaves``).
 
 import io
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
@@ -134,7 +136,9 @@ def _place(error: BaseException | None, net: nn.Module) -> str:
 def _reason(error: Exception) -> str:
     text = str(error)
     if "specialized" in text or "L['x'].size()[0]" in text:
-        return "it bakes in the size of the batch; write it for a batch of any size"
+        frames = re.findall(r'File "(.+)", (line \d+)', text)  # the network's own are the last
+        at = f" ({Path(frames[-1][0]).name}, {frames[-1][1]})" if frames else ""
+        return f"it bakes in the size of the batch{at}; write it for a batch of any size"
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
         return "its control flow depends on the values of pixels"
     return first_line(error)

@@ -264,7 +264,9 @@ def test_what_cannot_be_exported_names_the_module_and_the_reason():
             return x.reshape(2, -1)
 
     scrambler = ImageScrambler(SIZE, seed=0)
-    for odd, reason in ((Odd(), "depends on the values"), (Fixed(), "size of the batch")):
+    line = Fixed.forward.__code__.co_firstlineno + 1
+    fixed = rf"size of the batch \(test_key_network.py, line {line}\)"
+    for odd, reason in ((Odd(), "depends on the values"), (Fixed(), fixed)):
         with pytest.raises(KeyingError, match=reason):
             key_network(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.ReLU(), odd)), scrambler)
     with pytest.raises(KeyingError, match=r"^1: BatchNorm2d: cannot be exported: "):
