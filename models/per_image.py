@@ -46,8 +46,12 @@ class PerImageNetwork(nn.Module):
         self.net.key_training(net.training)
         self.training, nonces = net.training, [b"0", b"1"]
         precision = self.net.modes[False].program.precision
-        shape, scramble = self.net.image_shape, scrambler.scramble
-        compare(net, self, shape, precision, lambda x: (scramble(x, nonces), nonces))
+
+        def send(images: Tensor) -> tuple[Tensor, list[bytes]]:
+            given = nonces[: len(images)]
+            return scrambler.scramble(images, given), given
+
+        compare(net, self, self.net.image_shape, precision, send)
 
     def train(self, mode: bool = True) -> "PerImageNetwork":
         """As of any module.

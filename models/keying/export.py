@@ -18,10 +18,11 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.nn.modules.module import register_module_buffer_registration_hook
 
+from models.keying.functions import functions_kept
 from models.keying.graph import KeyingError, erase_unused, first_line, is_view, mutates, named
 from models.keying.leaves import restore_modules
 from models.keying.output import flatten
-from models.keying.plain import mode
+from models.keying.plain import mode, momentum_given
 from models.keying.translate import Translation
 
 aten = torch.ops.aten
@@ -56,13 +57,19 @@ def export(net: nn.Module, image: Tensor, training: bool) -> Exported:
     flat = _Flat(net)
     flat.training = net.training
     try:
-        with mode(net, training), _quiet():
+        with (
+            mode(net, training),
+            momentum_given(net) as averaging,
+            functions_kept() as calls,
+            _quiet(),
+        ):
             try:
                 program = _program(flat, image, strict=False)
             except Exception as error:
-                if "specialized" not in str(error):
+                if "specialized" not in str(error) or calls:
                     raise
-                program = _program(flat, image, strict=True)  # which understands len(x)
+                # It understands len(x), but not that a function has its own backward.
+                program = _program(flat, image, strict=True)
             if _writes_through_views(program.graph):
                 program = program.run_decompositions({aten.copy.default: _copied_to})
     except Exception as error:  # whatever the network's code or the exporter raises
@@ -70,9 +77,12 @@ def export(net: nn.Module, image: Tensor, training: bool) -> Exported:
     finally:
         del flat.net  # the exporter outlives its use, in a cycle, and would keep the weights
     with named():
-        graph, constants = Translation(program).graph_and_constants()
+        graph, constants = Translation(program, calls).graph_and_constants()
         program.state_dict.clear()  # so does the program
         leaves = restore_modules(graph, net)
+        called = {node.target for node in graph.find_nodes(op="call_module")}
+        for name in averaging.intersection(leaves) - called if training else ():
+            raise KeyingError(f"{name}: batch_norm: with momentum=None a layer is called once")
         erase_unused(graph)
     return Exported(graph, flat.spec, constants, leaves)
 
@@ -139,6 +149,8 @@ def _reason(error: Exception) -> str:
         frames = re.findall(r'File "(.+)", (line \d+)', text)  # the network's own are the last
         at = f" ({Path(frames[-1][0]).name}, {frames[-1][1]})" if frames else ""
         return f"it bakes in the size of the batch{at}; write it for a batch of any size"
+    if "We found a fake tensor" in text:
+        return "it uses the data of a tensor that it computes; write x.detach() for x.data"
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
         return "its control flow depends on the values of pixels"
     return first_line(error)

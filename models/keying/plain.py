@@ -45,6 +45,24 @@ def mode(net: nn.Module, training: bool) -> Iterator[None]:
             module.training = was
 
 
+@contextmanager
+def momentum_given(net: nn.Module) -> Iterator[set[str]]:
+    """Give a momentum to batch normalisations that average over all batches, and list their names.
+
+    The exporter takes their counter of batches for control flow. What they compute is theirs again
+    where they are called as modules.
+    """
+    kind = nn.modules.batchnorm._BatchNorm
+    found = {n: m for n, m in net.named_modules() if isinstance(m, kind) and m.momentum is None}
+    for layer in found.values():
+        layer.momentum = 0.0
+    try:
+        yield set(found)
+    finally:
+        for layer in found.values():
+            layer.momentum = None
+
+
 def copied(net: nn.Module, convert: Callable[[Tensor], Tensor] = lambda t: t) -> nn.Module:
     """A copy of ``net`` that shares ``convert(t)`` for each of its parameters and buffers ``t``."""
     tensors = {}

@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
+from models.keying.functions import FunctionCall, is_recorded
 from models.keying.graph import (
     BATCH,
     CALL,
@@ -26,8 +27,9 @@ aten = torch.ops.aten
 class Translation:
     """An exported program written again, with attributes in place of its lifted inputs."""
 
-    def __init__(self, program: torch.export.ExportedProgram) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, calls: list[FunctionCall]) -> None:
         self.program, self.graph, self.constants = program, fx.Graph(), {}
+        self.calls = calls  # which its nodes stand for
         self.sizes: dict[object, int] = {}
         self.detached = 0  # how many blocks of torch.no_grad it is in
 
@@ -65,6 +67,8 @@ class Translation:
                 nodes[node] = getattr(owner, node.target)  # the body of a block, such as no_grad
             elif node.target is aten.view_as.default and node.args[0] is node.args[1]:
                 nodes[node] = nodes[node.args[0]]  # marks where backward hooks are called
+            elif is_recorded(node):
+                nodes[node] = self._function(node, nodes)
             elif node.op == "call_function" and "_assert" not in str(node.target):
                 body = next((a for a in node.args if self._is_body(a)), None)
                 if body is None:
@@ -76,16 +80,29 @@ class Translation:
                     nodes[node] = self._inline(node, nodes[body], nodes)
         raise AssertionError("a graph has an output")
 
+    def _function(self, node: fx.Node, nodes: dict) -> object:
+        """A custom autograd function; its only result in a list, as the node's results are."""
+        *arguments, call = fx.node.map_arg(node.args, lambda n: nodes[n])
+        new = self._describe(self.graph.call_function(self.calls[call], tuple(arguments)), node)
+        if len(new.meta[VALUE]) > 1:
+            return new
+        (new.meta[VALUE],) = new.meta[VALUE]
+        return [new]
+
     @staticmethod
     def _is_body(argument: object) -> bool:
         return isinstance(argument, fx.Node) and argument.op == "get_attr"
 
     def _inline(self, node: fx.Node, body: fx.GraphModule, nodes: dict) -> object:
         """The body of ``torch.no_grad`` or a disabled autocast, in the place of its call."""
-        if "autocast" in str(node.target) and node.args[2]:
+        name, reason = str(node.target).removeprefix("wrap_with_"), None
+        if "autocast" in name and node.args[2]:
             reason = "it computes under autocast; call the whole network under it instead"
+        elif "autocast" not in name and "set_grad_enabled" not in name:
+            reason = "is control flow, or a function, that has no rule"
+        if reason is not None:
             node.meta[CALL] = _calls(node)
-            raise KeyingError(f"{where(node)}: autocast: {reason}")
+            raise KeyingError(f"{where(node)}: {name}: {reason}")
         at = next(i for i, a in enumerate(node.args) if self._is_body(a))
         given = [nodes[a] if isinstance(a, fx.Node) else a for a in node.args[at + 1 :]]
         inside = dict(zip(body.graph.find_nodes(op="placeholder"), given, strict=True))

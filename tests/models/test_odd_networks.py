@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth, nms
 
 from models import KeyingError, key_network
@@ -54,6 +55,48 @@ class OtherWeight(nn.Conv2d):
 
     def forward(self, x):
         return F.conv2d(x, self.alternative, self.bias)
+
+
+class StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * grad
+
+
+class Weighed(torch.autograd.Function):
+    """Two results of a map, a weight and the size of the batch, with gradients of its own."""
+
+    @staticmethod
+    def forward(x, weight, count, sign=1.0):
+        return x * weight.view(-1, 1, 1) / count, sign * x.mean(1, keepdim=True)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:2])
+        ctx.count = inputs[2]
+
+    @staticmethod
+    def backward(ctx, first, second):
+        x, weight = ctx.saved_tensors
+        return -ctx.count * first - second * weight.sum(), (first * x).sum((0, 2, 3)), None, None
+
+
+def binary(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """A map and a convolution in one bit."""
+    return F.conv2d(StraightThrough.apply(x), StraightThrough.apply(net.a.weight)).flatten(1)
+
+
+def weighed(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    first, second = Weighed.apply(x, net.a.bias, x.shape[0])
+    return [net.a(first + second).flatten(1), second]
+
+
+def recomputed(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return checkpoint(lambda y: binary(net, net.b(y)), x, use_reentrant=True)
 
 
 class Once(nn.Module):
@@ -144,6 +187,12 @@ EXACT = {
     "spectral_norm": normed(parametrizations.spectral_norm),
     "pruned": lambda: Net(lambda net, x: net.conv(x).flatten(1), conv=pruned()),
     "hooks": hooked,
+    "a function with its own backward": lambda: Net(binary, a=conv()),
+    "a function of several": lambda: Net(weighed, a=conv()),
+    "a checkpoint": lambda: Net(recomputed, a=conv(), b=conv()),
+    "batch-norm over all batches": lambda: Net(
+        lambda n, x: n.a(x).flatten(1), a=nn.BatchNorm2d(4, momentum=None)
+    ),
     "no_grad": lambda: Net(lambda n, x: n.b(n.a(x)).flatten(1), a=Frozen(), b=conv()),
     "batch-norm three times": lambda: Net(several, conv=conv(), norm=nn.BatchNorm2d(4)),
     "written into while seen otherwise": lambda: Net(seen_otherwise),
@@ -168,6 +217,11 @@ EXACT = {
         {"grid": torch.rand(1, 5, 6, 2) * 2 - 1},
     ),
 }  # fmt: skip
+
+
+def hooked_map(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    x.register_hook(lambda grad: 0.1 * grad)
+    return x
 
 
 def outputs(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -224,6 +278,16 @@ REFUSED = {
     "a Python word": (lambda: with_names(**{"in": conv()}), "^in: 'in' is a word of Python"),
     "two inputs": (lambda: nn.Bilinear(3, 3, 2), "missing 1 required positional argument"),
     "an object": (lambda: Net(lambda n, x: SCRAMBLER), "ImageScrambler.* in output"),
+    "a hook on a tensor": (lambda: Net(hooked_map), "hook on a tensor would be lost"),
+    "a function of a list": (
+        lambda: Net(lambda n, x: Weighed.apply(x, [x], 2)[0]),
+        "Weighed takes tensors and numbers by position, got a nested Tensor",
+    ),
+    "data": (lambda: Net(lambda n, x: 2 * x.data), "write x.detach"),
+    "one image alone": (
+        lambda: Net(lambda n, x: -x if x.shape[0] == 1 else x),
+        "does otherwise for one image alone",
+    ),
     "numpy": (lambda: Net(lambda n, x: torch.from_numpy(x.detach().numpy())), "numpy"),
 }
 
