@@ -33,8 +33,8 @@ whether it computes what the plain network does; ``report`` how much of it stays
 
 Read in this order: ``key_network``, ``graph``, ``export``, ``layout``, ``plan``, ``relate``,
 ``rules``, ``rewrite``, ``network``, ``verify``, ``report``. What only exporting needs is in
-``translate``, ``functions``, ``leaves`` and ``trace``, what it needs of the plain network in ``plain`` and
-``output``.
+``translate``, ``functions``, ``leaves`` and ``trace``, what it needs of the plain network in
+``plain`` and ``output``.
 """
 
 from models.keying.graph import KeyingError
