@@ -60,8 +60,12 @@ def check_name(name: str) -> str:
     plain = name.removesuffix(KEYED_SUFFIX)
     if name in _ADAPTED or plain in _PLAIN or sources.find(plain) is not None:
         return name
+    if plain in _ADAPTED:
+        raise ValueError(f"unknown network {name!r}; {plain} has no keyed twin")
+    known = ", ".join((*_PLAIN, *_ADAPTED))
     raise ValueError(
-        f"unknown network {name!r}; expected one of {', '.join(names())}, or {sources.KINDS}"
+        f"unknown network {name!r}; expected {sources.KINDS}, or one of {known}; "
+        f"{KEYED_SUFFIX} appended: its keyed twin"
     )
 
 

@@ -56,7 +56,7 @@ def make(name: str, num_classes: int, image_size: ImageSize | None) -> nn.Module
     factory = find(name)
     try:
         net = factory(num_classes, image_size)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{name} raises {type(error).__name__}: {error}") from error
     if not isinstance(net, nn.Module):
         raise ValueError(f"{name} returns a {type(net).__name__}; expected an nn.Module")

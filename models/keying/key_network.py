@@ -62,7 +62,7 @@ def key_network(
     Raises:
         KeyingError: naming the module, the operation and the reason, if the network cannot be
             keyed exactly, or if the comparison fails.
-        ValueError: if the backend is unknown.
+        ValueError: if an argument is none of these.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(6), nn.Flatten()).eval()
@@ -71,6 +71,11 @@ def key_network(
         True
     """
     resolve_backend(backend)
+    for name, value, kind in (("net", net, nn.Module), ("scrambler", scrambler, ImageScrambler)):
+        if not isinstance(value, kind):
+            raise ValueError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
+    if in_channels is not None and in_channels < 1:
+        raise ValueError(f"in_channels must be at least 1, got {in_channels}")
     shared = Shared(MapKey(0, scrambler.key.numel(), scrambler.key.cpu()), backend, strict)
     output = scrambler if scramble_output else None
     keyed = planned(net, scrambler.image_size, shared, scrambler.layer_keys(), in_channels, output)

@@ -107,7 +107,7 @@ def test_published_and_documented_commands_are_accepted(script, monkeypatch):
 IMAGE = ("-image", "PATH")
 BAD_VALUES = [
     ("train_cifar10.py", ("-net", "vgg61"), "vgg61", "vgg16"),
-    ("test_cifar10.py", ("-net", "vgg61"), "vgg61", "vgg16_permuted"),
+    ("test_cifar10.py", ("-net", "vgg61"), "vgg61", "_permuted appended"),
     ("train_cifar10.py", ("-dataset", "mnist"), "mnist", "cifar100"),
     ("inference.py", ("-dataset", "mnist", *IMAGE), "mnist", "cifar10"),
     ("train_cifar10.py", ("-preset", "faster"), "faster", "published"),
@@ -159,6 +159,7 @@ BAD_VALUES = [
         "linear schedule",
         "200 epochs",
     ),
+    ("train_cifar10.py", ("-epochs", "1", "-warm", "3"), "multistep schedule", "1 epochs"),
     ("train_cifar10.py", ("-preset", "preresnet", "-muon_lr", "0.1"), "-muon_lr", "muon"),
     ("train_cifar10.py", ("-preset", "fast", "-gamma", "0.1"), "-gamma", "multistep"),
     ("table1.py", ("-milestones", "0.5", "-out_dir", "x"), "-milestones", "multistep"),

@@ -46,6 +46,16 @@ class Chooses(nn.Module):
 
 def chooses(num_classes):
     return nn.Sequential(make(num_classes), Chooses())
+
+def frozen(num_classes):
+    return make(num_classes).requires_grad_(False)
+
+def bare(num_classes):
+    zeros = nn.ConstantPad1d((0, num_classes - 3), 0.0)
+    return nn.Sequential(nn.AvgPool2d(32), nn.Flatten(), zeros)
+
+def leaves(num_classes):
+    raise SystemExit(0)
 """
 
 
@@ -109,6 +119,9 @@ def test_it_classifies_and_is_exported_under_its_key(own, script, launch, pictur
         ("small.py:fails_permuted", "cannot be built for 32x32 images (1: Fails: cannot be export"),
         ("small.py:chooses_permuted", "(1: Chooses: cannot be exported: its control flow depends"),
         ("small.py:Fails", "small.py:Fails raises TypeError"),
+        ("small.py:frozen", "small.py:frozen cannot be trained (no parameter of it requires a"),
+        ("small.py:bare", "small.py:bare cannot be trained (no parameter of it requires a"),
+        ("small.py:leaves", "small.py:leaves raises SystemExit"),
     ],
 )
 def test_what_is_no_such_network_is_one_line(

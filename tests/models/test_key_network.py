@@ -543,5 +543,13 @@ def test_arguments_are_checked():
     for norm in (nn.BatchNorm2d(3), nn.BatchNorm3d(2)):
         with pytest.raises(ValueError, match=r"1: BatchNorm[23]d: "):
             key_network(nn.Sequential(nn.Conv2d(1, 2, 3), norm), scrambler)
+    for net, scrambler, reason in (
+        (nn.ReLU(), None, "scrambler: expected ImageScrambler, got NoneType"),
+        (None, ImageScrambler(SIZE, seed=0), "net: expected Module, got NoneType"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            key_network(net, scrambler)
+    with pytest.raises(ValueError, match="in_channels must be at least 1, got -3"):
+        key_network(nn.ReLU(), ImageScrambler(SIZE, seed=0), in_channels=-3)
     with pytest.raises(ValueError, match="backend must be one of"):
         key_network(net, scrambler, backend="fast")

@@ -110,7 +110,10 @@ def test_a_keyed_network_trains_as_the_plain_one_does():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("vgg17",), r"unknown network 'vgg17'; expected one of vgg16, vgg16_permuted"),
+        (
+            ("vgg17",),
+            r"unknown network 'vgg17'; expected torchvision:NAME, .* one of vgg16, preresnet20",
+        ),
         (("vgg16_permuted",), r"vgg16_permuted needs the scrambler"),
         (("vgg16", 10, ImageScrambler(32)), r"vgg16 takes no scrambler"),
     ],

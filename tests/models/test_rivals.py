@@ -44,7 +44,7 @@ def test_parameters_of_the_parts():
 def test_networks_behind_an_adaptation_have_no_keyed_twin():
     adapted = [name for name in models.names() if "adapted" in name]
     assert len(adapted) == 4 and not any(models.is_keyed(name) for name in adapted)
-    with pytest.raises(ValueError, match="unknown network 'preresnet20_adapted_permuted'"):
+    with pytest.raises(ValueError, match="preresnet20_adapted has no keyed twin"):
         models.create_model("preresnet20_adapted_permuted")
 
 

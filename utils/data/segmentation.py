@@ -227,6 +227,9 @@ def _read_classes(path: Path) -> tuple[str, ...]:
         raise UserError(f"{path}: not a text; expected the name of a class a line") from error
     if not 2 <= len(names) <= IGNORED:
         raise UserError(f"{path}: {len(names)} classes; expected 2 to {IGNORED}, one a line")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: class {twice!r} twice; expected names that differ")
     return names
 
 

@@ -76,14 +76,17 @@ def check_size(net: nn.Module, name: str, image_size: tuple[int, int]) -> tuple[
     Raises:
         UserError: naming ``-net`` and the size.
     """
-    device = next(net.parameters()).device
     try:
         with torch.no_grad():
-            logits = net.eval()(torch.zeros(1, 3, *image_size, device=device))
+            logits = net.eval()(torch.zeros(1, 3, *image_size, device=_device(net)))
     except Exception as error:  # of a network of one's own, anything
         height, width = image_size
         raise UserError(f"-net {name} cannot take {height}x{width} images ({error})") from error
     return _shape(logits, name)
+
+
+def _device(net: nn.Module) -> torch.device:
+    return next((p.device for p in net.parameters()), torch.device("cpu"))
 
 
 def _shape(logits: object, name: str) -> tuple[int, ...]:
@@ -93,7 +96,7 @@ def _shape(logits: object, name: str) -> tuple[int, ...]:
 
 
 def check_training(net: nn.Module, name: str, image_size: tuple[int, int], images: int = 2) -> None:
-    """Refuse to train a network that makes no logits of so many images in training mode.
+    """Refuse to train a network without trainable parameters, or without logits in training mode.
 
     Its weights and statistics stay as they are, and so does the stream of random numbers; it is in
     evaluation mode afterwards.
@@ -101,7 +104,9 @@ def check_training(net: nn.Module, name: str, image_size: tuple[int, int], image
     Raises:
         UserError: naming ``-net``, or ``-b`` where batch-norm would see a single value.
     """
-    device = next(net.parameters()).device
+    if not any(p.requires_grad for p in net.parameters()):
+        raise UserError(f"-net {name} cannot be trained (no parameter of it requires a gradient)")
+    device = _device(net)
     try:
         net.train()  # what a keyed network does in training is keyed now
         with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):

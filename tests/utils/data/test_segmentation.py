@@ -172,6 +172,9 @@ def test_a_folder_that_cannot_be_used_is_named(tree, tmp_path):
     (tree / "classes.txt").write_text("sky\n")
     with pytest.raises(UserError, match=r"classes\.txt: 1 classes; expected 2 to 255"):
         mask_spec("folder", tree, (12, 16))
+    (tree / "classes.txt").write_text("sky\nroad\nsky\n")
+    with pytest.raises(UserError, match=r"classes\.txt: class 'sky' twice; expected names that"):
+        mask_spec("folder", tree, (12, 16))
     (tree / "classes.txt").write_bytes(b"sky\n\xff\n")
     with pytest.raises(UserError, match=r"classes\.txt: not a text"):
         mask_spec("folder", tree, (12, 16))

@@ -179,7 +179,7 @@ def recipe_from(args, presets: dict[str, Recipe] = PRESETS) -> Recipe:
                 f"{RECIPE_FLAGS[name][0]} needs -{owner} {needed}, which is "
                 f"{getattr(recipe, owner)} here"
             )
-    if recipe.schedule != "multistep" and recipe.warm >= recipe.epochs:
+    if recipe.warm >= recipe.epochs:
         if given["warm"] is not None:
             raise UserError(
                 f"-warm {recipe.warm:g}: the {recipe.schedule} schedule needs a warm-up of fewer "
